@@ -5,18 +5,28 @@
 #include <cstdint>
 #include <cstring>
 
+// Kernel files are compiled once per instruction set. A plain inline function could be
+// emitted by one of them and picked by the linker for all, so helpers are always inlined.
+#define S2FT_INLINE inline __attribute__((always_inline))
+
 namespace s2ft {
 
 enum class DType : uint8_t { f32, bf16, f16, i32 };
 
-inline size_t dtype_size(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : 2; }
+S2FT_INLINE size_t dtype_size(DType t) {
+  return t == DType::f32 || t == DType::i32 ? 4 : 2;
+}
 
-inline const char* dtype_name(DType t) {
+S2FT_INLINE const char* dtype_name(DType t) {
   switch (t) {
-    case DType::f32: return "f32";
-    case DType::bf16: return "bf16";
-    case DType::f16: return "f16";
-    case DType::i32: return "i32";
+    case DType::f32:
+      return "f32";
+    case DType::bf16:
+      return "bf16";
+    case DType::f16:
+      return "f16";
+    case DType::i32:
+      return "i32";
   }
   return "?";
 }
@@ -26,16 +36,18 @@ struct bf16 {
   uint16_t bits;
 };
 
-inline float to_float(bf16 x) {
+S2FT_INLINE float to_float(bf16 x) {
   uint32_t u = uint32_t(x.bits) << 16;
   float f;
   std::memcpy(&f, &u, 4);
   return f;
 }
-inline float to_float(float x) { return x; }
+S2FT_INLINE float to_float(float x) {
+  return x;
+}
 
 /// Rounds to nearest even; a NaN stays a (quiet) NaN.
-inline bf16 to_bf16(float f) {
+S2FT_INLINE bf16 to_bf16(float f) {
   uint32_t u;
   std::memcpy(&u, &f, 4);
   if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{uint16_t((u >> 16) | 0x40)};
@@ -43,8 +55,9 @@ inline bf16 to_bf16(float f) {
 }
 
 /// IEEE half to float, exact, subnormals included.
-inline float half_to_float(uint16_t h) {
-  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
+S2FT_INLINE float half_to_float(uint16_t h) {
+  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31,
+           mantissa = h & 1023;
   uint32_t u;
   if (exponent == 31) {
     u = sign | 0x7f800000u | (mantissa << 13);
@@ -61,7 +74,7 @@ inline float half_to_float(uint16_t h) {
 }
 
 /// Float to IEEE half, round to nearest even; overflow becomes infinity.
-inline uint16_t float_to_half(float f) {
+S2FT_INLINE uint16_t float_to_half(float f) {
   uint32_t u;
   std::memcpy(&u, &f, 4);
   uint16_t sign = uint16_t((u >> 16) & 0x8000);

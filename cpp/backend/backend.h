@@ -1,0 +1,131 @@
+// The operations a device must offer. The model is written once against this list; the
+// CPU (cpp/cpu) and CUDA (cuda/) implement it op for op and share one conformance test.
+//
+// Conventions. T tokens are rows. Activations and weights have the model's dtype (f32 or
+// bf16), sums run in f32, gradients of trainable parameters are f32. Unless an op says
+// `+=`, it overwrites its output and never reads it. Outputs may not overlap inputs
+// unless the op says "in place". Index arrays and offsets are host memory. Shapes are
+// the caller's duty; backends check them in debug builds only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/buffer.h"
+#include "core/tensor.h"
+
+namespace s2ft {
+
+/// Sequences packed row after row. Sequence i has queries [q[i], q[i+1]) and keys
+/// [k_begin[i], k_begin[i] + k_len[i]); its last query sits at its last key, so query j
+/// of n sees keys 0 .. k_len - n + j, at most `window` of them, itself included.
+struct Sequences {
+  int count = 0;
+  const int32_t* q = nullptr;        // [count + 1] rows of q and o
+  const int32_t* k_begin = nullptr;  // [count] rows of k and v
+  const int32_t* k_len = nullptr;    // [count]
+};
+
+/// Grouped-query attention. Any query head may use any key/value head, so that
+/// co-permutation can bring selected heads first.
+struct AttentionShape {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  const int32_t* kv_head_of = nullptr;  // [heads]
+  int window = 0;                       // 0: unlimited
+  float scale = 1;                      // usually 1 / sqrt(head_dim)
+};
+
+/// One AdamW update of one parameter (decoupled weight decay).
+struct AdamW {
+  Mat weight;         // model dtype, may be strided; receives the updated value
+  Mat master;         // f32 contiguous; empty when weight is f32 and is itself the master
+  Mat gradient;       // f32 contiguous
+  Mat first, second;  // f32 contiguous moments
+  float learning_rate, beta1, beta2, epsilon, weight_decay;
+  float gradient_scale;  // multiplies the gradient first (clipping, normalisation)
+  int64_t step;          // 1-based, for bias correction
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // -- memory ---------------------------------------------------------------------
+  /// Uninitialised, 64-byte aligned. Throws OUT_OF_MEMORY with the size asked for.
+  virtual Buffer allocate(size_t bytes) = 0;
+  virtual void upload(void* to, const void* host, size_t bytes) = 0;
+  virtual void download(void* host, const void* from, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+
+  // -- moving ---------------------------------------------------------------------
+  virtual void zero(Mat y) = 0;
+  /// y = x, converting between f32 and bf16 (round to nearest even).
+  virtual void copy(Mat y, Mat x) = 0;
+  /// y += x
+  virtual void add(Mat y, Mat x) = 0;
+  /// y *= factor
+  virtual void scale(Mat y, float factor) = 0;
+  /// y[i] = x[rows[i]]   y (n, d), x (any, d)
+  virtual void gather_rows(Mat y, Mat x, const int32_t* rows) = 0;
+  /// y[rows[i]] += x[i]   y f32 or model dtype; rows may repeat; summed in order of i
+  virtual void scatter_add_rows(Mat y, Mat x, const int32_t* rows) = 0;
+  /// In place: x[i] = old x[order[i]] (rows), x[:, j] = old x[:, order[j]] (cols).
+  virtual void permute_rows(Mat x, const int32_t* order) = 0;
+  virtual void permute_cols(Mat x, const int32_t* order) = 0;
+
+  // -- products -------------------------------------------------------------------
+  /// c = op(a) op(b) + beta c, op = transpose where asked. a and b share a dtype
+  /// (f32 or bf16); c is f32 or that dtype; beta is 0 or 1; summed in f32 and rounded
+  /// once. With a [M, K], transpose_b and b [N, K] this is a linear layer's forward.
+  virtual void matmul(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b,
+                      float beta) = 0;
+  /// y[i] += bias, for every row   y (T, n), bias (1, n)
+  virtual void add_bias(Mat y, Mat bias) = 0;
+  /// sum (1, n, f32) += sum over rows of x (T, n)
+  virtual void sum_rows(Mat sum, Mat x) = 0;
+
+  // -- transformer ----------------------------------------------------------------
+  /// y = x / sqrt(mean(x^2) + eps) * w over groups of w.cols columns (a whole row, or a
+  /// head). y may be x.   y, x (T, n * group), w (1, group)
+  virtual void rms_norm(Mat y, Mat x, Mat w, float eps) = 0;
+  /// dx = or += the gradient (`accumulate`); dw (1, group, f32) += where given. dx may
+  /// be dy when not accumulating.
+  virtual void rms_norm_backward(Mat dx, bool accumulate, Mat dw, Mat dy, Mat x, Mat w,
+                                 float eps) = 0;
+  /// In place: rotates the pairs (i, i + head_dim/2) of every head by the angle of the
+  /// row's position; `inverse` rotates back (the gradient).
+  /// x (T, heads * head_dim), cos and sin (positions, head_dim / 2) f32
+  virtual void rope(Mat x, const int32_t* positions, Mat cos, Mat sin, int head_dim,
+                    bool inverse) = 0;
+  /// h = silu(gate) * up
+  virtual void swiglu(Mat h, Mat gate, Mat up) = 0;
+  /// In place: gate becomes d gate, up becomes d up.   dh, gate, up (T, k)
+  virtual void swiglu_backward(Mat gate, Mat up, Mat dh) = 0;
+  /// o = softmax(scale q k^T + causal mask) v; lse (T, heads, f32), when given, receives
+  /// the log-sum-exp of the scaled scores.  q, o (T, heads*head_dim), k, v (.,
+  /// kv*head_dim)
+  virtual void attention(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& sequences,
+                         const AttentionShape& shape) = 0;
+  /// dq, dk, dv overwritten. Every sequence has as many keys as queries, at the same
+  /// rows. `o` is only read together with d_o (row sums of their product).
+  virtual void attention_backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v,
+                                  Mat o, Mat lse, const Sequences& sequences,
+                                  const AttentionShape& shape) = 0;
+  /// nll[i] = -log softmax(logits[i])[target[i]] (host, f32). When dlogits is given,
+  /// dlogits = (softmax - onehot) * gradient_scale; it may be `logits` itself, or a bf16
+  /// view that starts at the same address with twice the ld (in place).
+  /// logits (n, vocabulary, f32)
+  virtual void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
+                             float gradient_scale) = 0;
+  /// y = x * keep / (1 - p); keep is a pure function of (seed, element index), so the
+  /// backward pass repeats it. y may be x.
+  virtual void dropout(Mat y, Mat x, float p, uint64_t seed) = 0;
+
+  // -- optimizer ------------------------------------------------------------------
+  virtual void adamw(const AdamW& update) = 0;
+  /// Sum of squares in double, the same for the same input and thread count.
+  virtual double sum_of_squares(Mat x) = 0;
+};
+
+}  // namespace s2ft

@@ -1,0 +1,63 @@
+// The table of kernels one instruction set offers. Every .cpp in this folder defines
+// functions inside `namespace s2ft::S2FT_ISA` (declared in ops.h, gathered by table.cpp);
+// CMake compiles the folder once per instruction set with S2FT_ISA set to its name.
+// Kernels use raw pointers and OpenMP only: no standard containers and no shared helpers
+// that may stay un-inlined (the linker could pick a copy with the wrong instructions).
+#pragma once
+
+#include "backend/backend.h"
+
+namespace s2ft {
+
+struct Kernels {
+  void (*zero)(Mat y);
+  void (*copy)(Mat y, Mat x);
+  void (*add)(Mat y, Mat x);
+  void (*scale)(Mat y, float factor);
+  void (*gather_rows)(Mat y, Mat x, const int32_t* rows);
+  void (*scatter_add_rows)(Mat y, Mat x, const int32_t* rows);
+  void (*permute_cols)(Mat x, const int32_t* order, void* scratch);  // one row a thread
+  void (*add_bias)(Mat y, Mat bias);
+  void (*sum_rows)(Mat sum, Mat x);
+  void (*rms_norm)(Mat y, Mat x, Mat w, float eps);
+  void (*rms_norm_backward)(Mat dx, bool accumulate, Mat dw, Mat dy, Mat x, Mat w,
+                            float eps, float* scratch);  // threads * w.cols floats
+  void (*rope)(Mat x, const int32_t* positions, Mat cos, Mat sin, int head_dim,
+               bool inverse);
+  void (*swiglu)(Mat h, Mat gate, Mat up);
+  void (*swiglu_backward)(Mat gate, Mat up, Mat dh);
+  size_t (*attention_scratch)(const AttentionShape& shape);  // bytes for each thread
+  void (*attention)(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& sequences,
+                    const AttentionShape& shape, void* scratch);
+  size_t (*attention_backward_scratch)(const AttentionShape& shape, int longest);
+  void (*attention_backward)(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v, Mat o,
+                             Mat lse, const Sequences& sequences,
+                             const AttentionShape& shape, void* scratch);
+  void (*cross_entropy)(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
+                        float gradient_scale);
+  void (*dropout)(Mat y, Mat x, float p, uint64_t seed);
+  void (*adamw)(const AdamW& update);
+  double (*sum_of_squares)(Mat x, double* partial);  // one double a thread
+  // The portable product: c = op(a) op(b) + beta c, f32 or bf16 inputs, f32 sums.
+  size_t (*gemm_scratch)();  // bytes for each thread
+  void (*gemm)(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
+               void* scratch);
+};
+
+// One table an instruction set; the tables of sets this build lacks do not exist.
+namespace plain {
+const Kernels& kernels();
+}
+#if defined(__x86_64__)
+namespace avx2 {
+const Kernels& kernels();
+}
+namespace avx512 {
+const Kernels& kernels();
+}
+namespace avx512bf16 {
+const Kernels& kernels();
+}
+#endif
+
+}  // namespace s2ft

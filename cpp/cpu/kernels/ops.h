@@ -1,0 +1,49 @@
+// Declarations of the kernels inside the instruction set's own namespace, so that
+// table.cpp can take their addresses. Same names and arguments as kernels.h.
+#pragma once
+
+#include "cpu/kernels/kernels.h"
+
+namespace s2ft::S2FT_ISA {
+
+// elementwise.cpp
+void zero(Mat y);
+void copy(Mat y, Mat x);
+void add(Mat y, Mat x);
+void scale(Mat y, float factor);
+void add_bias(Mat y, Mat bias);
+void sum_rows(Mat sum, Mat x);
+void dropout(Mat y, Mat x, float p, uint64_t seed);
+double sum_of_squares(Mat x, double* partial);
+// rows.cpp
+void gather_rows(Mat y, Mat x, const int32_t* rows);
+void scatter_add_rows(Mat y, Mat x, const int32_t* rows);
+void permute_cols(Mat x, const int32_t* order, void* scratch);
+// rms_norm.cpp
+void rms_norm(Mat y, Mat x, Mat w, float eps);
+void rms_norm_backward(Mat dx, bool accumulate, Mat dw, Mat dy, Mat x, Mat w, float eps,
+                       float* scratch);
+// rope.cpp
+void rope(Mat x, const int32_t* positions, Mat cos, Mat sin, int head_dim, bool inverse);
+// swiglu.cpp
+void swiglu(Mat h, Mat gate, Mat up);
+void swiglu_backward(Mat gate, Mat up, Mat dh);
+// attention.cpp, attention_backward.cpp
+size_t attention_scratch(const AttentionShape& shape);
+void attention(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& sequences,
+               const AttentionShape& shape, void* scratch);
+size_t attention_backward_scratch(const AttentionShape& shape, int longest);
+void attention_backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v, Mat o,
+                        Mat lse, const Sequences& sequences, const AttentionShape& shape,
+                        void* scratch);
+// cross_entropy.cpp
+void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
+                   float gradient_scale);
+// adamw.cpp
+void adamw(const AdamW& update);
+// gemm.cpp
+size_t gemm_scratch();
+void gemm(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
+          void* scratch);
+
+}  // namespace s2ft::S2FT_ISA

@@ -1,0 +1,36 @@
+// Gathers this instruction set's kernels into its table.
+#include "cpu/kernels/ops.h"
+
+namespace s2ft::S2FT_ISA {
+
+const Kernels& kernels() {
+  static const Kernels table = {
+      zero,
+      copy,
+      add,
+      scale,
+      gather_rows,
+      scatter_add_rows,
+      permute_cols,
+      add_bias,
+      sum_rows,
+      rms_norm,
+      rms_norm_backward,
+      rope,
+      swiglu,
+      swiglu_backward,
+      attention_scratch,
+      attention,
+      attention_backward_scratch,
+      attention_backward,
+      cross_entropy,
+      dropout,
+      adamw,
+      sum_of_squares,
+      gemm_scratch,
+      gemm,
+  };
+  return table;
+}
+
+}  // namespace s2ft::S2FT_ISA
