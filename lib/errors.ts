@@ -6,6 +6,7 @@ export type ErrorCode =
   | 'INVALID_ARGUMENT'
   | 'INVALID_CONFIG'
   | 'UNSUPPORTED_MODEL'
+  | 'UNSUPPORTED'
   | 'SHAPE_MISMATCH'
   | 'CORRUPT_FILE'
   | 'INVALID_DATA'

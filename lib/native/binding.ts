@@ -1,0 +1,248 @@
+// What the native addon offers, typed. Only lib/native and the classes that wrap a handle
+// import this; users never see it. Every promise rejects with an S2FTError.
+
+export type DType = 'f32' | 'bf16'
+/** Element types of safetensors files that the package writes or reads into memory. */
+export type TensorDType = 'F32' | 'BF16' | 'F16' | 'I32'
+export type Recompute = 'none' | 'selective' | 'block'
+
+/** One tensor outside the engine; BF16 and F16 travel as their bits. */
+export interface Tensor {
+  dtype: TensorDType
+  shape: number[]
+  data: Float32Array | Int32Array | Uint16Array
+}
+
+export interface NativeRope {
+  type: 'default' | 'linear' | 'dynamic' | 'llama3'
+  theta: number
+  factor: number
+  lowFreqFactor: number
+  highFreqFactor: number
+  originalMaxPositions: number
+}
+
+/** A validated config.json, with defaults filled in (lib/model/config.ts makes it). */
+export interface NativeModelConfig {
+  vocabSize: number
+  hiddenSize: number
+  intermediateSize: number
+  layers: number
+  heads: number
+  kvHeads: number
+  headDim: number
+  normEpsilon: number
+  tieWordEmbeddings: boolean
+  qkvBias: boolean
+  oBias: boolean
+  mlpBias: boolean
+  /** Qwen3: RMS norm over every head of q and k, before rotation. */
+  qkNorm: boolean
+  /** Per layer; 0 means unlimited. */
+  slidingWindow: number[]
+  rope: NativeRope
+}
+
+export interface NativeModelSpec {
+  config: NativeModelConfig
+  /** Safetensors files; tensors are found by their checkpoint names. */
+  files: string[]
+  dtype: DType
+  device: 'cpu' | 'cuda'
+  /** 0: all CPUs of this process. */
+  threads: number
+  arithmetic: 'auto' | 'native' | 'widen'
+}
+
+/** One training sample. labels[i] is the label of token i, -100 where it is not trained. */
+export interface Sample {
+  tokens: Int32Array
+  labels: Int32Array
+}
+
+export interface NativeDevice {
+  name: string
+  kind: 'cpu' | 'cuda'
+  /** What multiplies bf16 weights: 'bf16', 'amx' or 'f32'. */
+  arithmetic: string
+  isa: string
+  gemm: string
+  threads: number
+  /** Measured by the probe, in GFLOP/s, with the chosen arithmetic. */
+  peakGflops: number
+  peakGflopsF32: number
+  peakGflopsBf16: number
+}
+
+export interface NativeSampling {
+  /** 0 is greedy. */
+  temperature: number
+  /** 0: no limit. */
+  topK: number
+  topP: number
+  minP: number
+  repetitionPenalty: number
+  /** A uniform number in [0, 1) that decides the draw; the caller owns the generator. */
+  random: number
+}
+
+/** Autoregressive decoding with a KV cache: a fixed number of independent sequences. */
+export interface NativeDecoder {
+  /**
+   * Appends tokens to the named slots (a prompt, or the last sampled token) and samples one
+   * next token for each. Throws INVALID_ARGUMENT when a slot's capacity would be exceeded.
+   */
+  append(
+    rows: { slot: number; tokens: Int32Array; sampling: NativeSampling }[],
+  ): Promise<{ token: number; logProb: number }[]>
+  reset(slot: number): void
+  dispose(): Promise<void>
+}
+
+export type ModuleKind = 'q' | 'k' | 'v' | 'o' | 'gate' | 'up' | 'down'
+
+/** Selected units of one layer: heads for q, k, v, o and channels for gate, up, down. */
+export type LayerSelection = Partial<Record<ModuleKind, number[]>>
+
+export type NativeMethod =
+  | { kind: 's2ft'; seed: number; counts: Partial<Record<ModuleKind, number>>[] }
+  | { kind: 's2ft'; seed: number; select: LayerSelection[] }
+  | {
+      kind: 'lora'
+      seed: number
+      r: number
+      alpha: number
+      dropout: number
+      rslora: boolean
+      /** Full module names, e.g. model.layers.0.mlp.down_proj. */
+      modules: string[]
+    }
+  | { kind: 'full' }
+
+export interface NativeTrainerSpec {
+  method: NativeMethod
+  beta1: number
+  beta2: number
+  epsilon: number
+  weightDecay: number
+  /** 0: no clipping. */
+  maxGradNorm: number
+  recompute: Recompute
+}
+
+/** One trainable parameter. `rows` and `cols` are slices of `module`'s weight. */
+export interface NativeParameter {
+  name: string
+  module: string
+  kind: 'rows' | 'cols' | 'all' | 'bias' | 'lora_A' | 'lora_B'
+  shape: number[]
+  /** Original row or column indices of a slice, in the order of the gradient. */
+  index?: Int32Array
+}
+
+export interface NativeStepResult {
+  /** Mean negative log-likelihood over the trained tokens of all micro-batches. */
+  loss: number
+  /** Global norm before clipping. */
+  gradNorm: number
+  /** Trained tokens. */
+  tokens: number
+}
+
+/** Bytes. `total` is what the process is predicted to hold at the peak of a step. */
+export interface NativeMemoryPlan {
+  weights: number
+  trainable: number
+  optimizer: number
+  activations: number
+  workspace: number
+  total: number
+}
+
+export interface NativeTrainer {
+  parameters(): NativeParameter[]
+  /** Upper bound for micro-batches of at most this many tokens, trained tokens, samples. */
+  plan(tokens: number, trainedTokens: number): NativeMemoryPlan
+  /**
+   * One optimizer step over the micro-batches. Rejects with NOT_FINITE and details
+   * { microBatch, sample } without touching weights, CANCELLED after cancel().
+   */
+  step(microBatches: Sample[][], learningRate: number): Promise<NativeStepResult>
+  /** Gradients of the mean loss, one entry a parameter, in parameters() order. */
+  gradients(batch: Sample[]): Promise<{ loss: number; gradients: Float32Array[] }>
+  /** Slices: current weight minus base, f32. LoRA: the factors. `all`: current values. */
+  values(): Promise<Float32Array[]>
+  /** Masters, moments, step count; written whole or not at all. */
+  saveState(path: string, metadata: Record<string, string>): Promise<void>
+  /** Returns the metadata. Throws CORRUPT_FILE or SHAPE_MISMATCH naming the tensor. */
+  loadState(path: string): Promise<Record<string, string>>
+  /** Stops the step in flight at the next layer boundary. */
+  cancel(): void
+  /** Restores base weights and order (s2ft, lora); full keeps the tuned weights. */
+  dispose(): Promise<void>
+}
+
+/** A slice change in original indices, as the adapter file stores it. */
+export interface NativeDelta {
+  /** E.g. model.layers.0.mlp.down_proj */
+  module: string
+  axis: 'rows' | 'cols'
+  index: Int32Array
+  /** rows: [s, in]; cols: [out, s]. */
+  delta: Float32Array
+}
+
+export interface NativeLora {
+  module: string
+  r: number
+  /** [r, in] */
+  a: Float32Array
+  /** [out, r] */
+  b: Float32Array
+  /** alpha / r, or alpha / sqrt(r). */
+  scale: number
+}
+
+export interface NativeModel {
+  readonly bytes: number
+  readonly parameters: number
+  /** Names, file dtypes and shapes in checkpoint order, for saving. */
+  tensors(): { name: string; dtype: TensorDType; shape: number[] }[]
+  /** [tokens * vocab] */
+  logits(tokens: Int32Array): Promise<Float32Array>
+  /** For each sample, log p(tokens[i+1] | tokens[..i]) at [i]; 0 where the label is -100. */
+  score(batch: Sample[]): Promise<Float32Array[]>
+  createDecoder(slots: number, capacity: number): Promise<NativeDecoder>
+  createTrainer(spec: NativeTrainerSpec): Promise<NativeTrainer>
+  /** Adds an adapter; the original slices are kept, so unfuse(id) is bit-exact in any order. */
+  fuse(id: string, adapter: { deltas?: NativeDelta[]; loras?: NativeLora[] }): Promise<void>
+  unfuse(id: string): Promise<void>
+  /** Writes the named tensors, in base order, converted to `dtype` per tensor; atomic. */
+  save(
+    path: string,
+    tensors: { name: string; dtype: TensorDType }[],
+    metadata: Record<string, string>,
+  ): Promise<void>
+  /** Hash over names, shapes and bytes of the base weights (hex, 64 characters or fewer). */
+  fingerprint(): Promise<string>
+  /** Waits for work in flight; idempotent. */
+  dispose(): Promise<void>
+}
+
+export interface NativeBinding {
+  /** Must equal the package version. */
+  readonly version: string
+  devices(threads: number): Promise<NativeDevice[]>
+  loadModel(spec: NativeModelSpec): Promise<NativeModel>
+  readSafetensors(
+    path: string,
+  ): Promise<{ tensors: Record<string, Tensor>; metadata: Record<string, string> }>
+  writeSafetensors(
+    path: string,
+    tensors: Record<string, Tensor>,
+    metadata: Record<string, string>,
+  ): Promise<void>
+  /** VmHWM reset and read, in bytes; 0 where the system does not tell. */
+  resetPeakMemory(): void
+  peakMemory(): number
+}
