@@ -260,10 +260,12 @@ def run_s2ft(model, record, batches):
             if units:
                 name = f"model.layers.{layer}.{MODULES[module]}.weight"
                 index = torch.tensor(slice_indices(model.config, module, units))
-                slices[name] = (axis, index, base[name].index_select(axis, index).requires_grad_())
+                part = base[name].index_select(axis, index)
+                # A bf16 model trains an fp32 master, which is rounded into the weight for every step.
+                slices[name] = (axis, index, part.to(torch.promote_types(part.dtype, torch.float32)).requires_grad_())
     params = [{"params": [part for _, _, part in slices.values()]}]
     losses, norms = train(record, batches, params, lambda batch: loss_sum(model, batch, {
-        name: base[name].index_copy(axis, index, part) for name, (axis, index, part) in slices.items()}))
+        name: base[name].index_copy(axis, index, part.to(base[name].dtype)) for name, (axis, index, part) in slices.items()}))
     final = {}
     for name, (axis, index, part) in slices.items():
         final[f"{key_of(name)}.s2ft_delta"] = (part - base[name].index_select(axis, index)).detach()
@@ -381,8 +383,8 @@ def distance(actual, expected):
     return ((actual.double() - expected).norm() / expected.norm()).item()
 
 
-def float32_error(actual, expected):
-    """Largest norm-wise relative error of a group of values: what float32 costs PyTorch itself."""
+def error_of(actual, expected):
+    """Largest norm-wise relative error of each group of values: what a type costs PyTorch itself."""
     groups = {}
     for name, value in expected.items():
         if not name.endswith("s2ft_index"):
@@ -407,10 +409,9 @@ def make_case(case, seed):
     values = evaluate(directory, case, inputs, torch.float64, seed + 2)
     check(case, directory, model, inputs, values)
     facts = dict(about=case["about"], trainedTokens=trained_tokens(inputs["batches"][0]), **inputs, runs=case["runs"],
-                 float32Error=float32_error(evaluate(directory, case, inputs, torch.float32, seed + 2), values))
+                 float32Error=error_of(evaluate(directory, case, inputs, torch.float32, seed + 2), values))
     if case.get("dtype") == "bfloat16":
-        half = evaluate(directory, dict(case, runs=[]), inputs, torch.bfloat16, seed + 2)
-        facts["bfloat16Error"] = float32_error(half, {k: v for k, v in values.items() if not k.startswith("run.")})
+        facts["bfloat16Error"] = error_of(evaluate(directory, case, inputs, torch.bfloat16, seed + 2), values)
     stored = {k: v if v.dtype == torch.int32 else v.to(torch.float32) for k, v in values.items()}
     assert all(torch.isfinite(v).all() for v in stored.values())
     save_file({k: v.contiguous() for k, v in stored.items()}, directory / "expected.safetensors")
