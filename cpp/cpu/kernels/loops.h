@@ -1,0 +1,121 @@
+// What the element-wise and row kernels share: how work is split over threads, element
+// access in f32 whatever the storage, and an exponential that vectorises.
+#pragma once
+
+#include <omp.h>
+
+#include <cstring>
+#include <type_traits>
+
+#include "core/tensor.h"
+
+namespace s2ft::S2FT_ISA {
+
+// Opening a parallel region costs a few microseconds, about what this many elements do.
+constexpr int64_t kSerialElements = 16384;
+
+S2FT_INLINE float get(const float* p, int64_t i) {
+  return p[i];
+}
+S2FT_INLINE float get(const bf16* p, int64_t i) {
+  return to_float(p[i]);
+}
+S2FT_INLINE void put(float* p, int64_t i, float x) {
+  p[i] = x;
+}
+S2FT_INLINE void put(bf16* p, int64_t i, float x) {
+  // to_bf16 as a select rather than a branch.
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
+  p[i].bits = uint16_t(x != x ? (u >> 16) | 0x40 : rounded);
+}
+
+/// Row i of a matrix as T*.
+template <class T>
+S2FT_INLINE T* row(const Mat& m, int64_t i) {
+  return m.as<T>() + i * m.ld;
+}
+
+S2FT_INLINE bool contiguous(const Mat& m) {
+  return m.ld == m.cols || m.rows <= 1;
+}
+
+/// Calls f with a null pointer of the storage type, once.
+template <class F>
+S2FT_INLINE void with_type(DType t, F&& f) {
+  if (t == DType::f32) {
+    f(static_cast<float*>(nullptr));
+  } else {
+    f(static_cast<bf16*>(nullptr));
+  }
+}
+template <class F>
+S2FT_INLINE void with_types(DType t, DType u, F&& f) {
+  with_type(t, [&](auto* a) { with_type(u, [&](auto* b) { f(a, b); }); });
+}
+#define S2FT_TYPE_OF(pointer) std::remove_pointer_t<decltype(pointer)>
+
+/// body(begin, end) over parts of [0, n), one a thread, the same for the same thread
+/// count. `work` counts all elements; `unit` keeps part borders at its multiples.
+template <class F>
+S2FT_INLINE void split(int64_t n, int64_t work, int64_t unit, F&& body) {
+  if (n <= 0) return;
+  if (work < kSerialElements || n <= unit) {
+    body(int64_t(0), n);
+    return;
+  }
+#pragma omp parallel
+  {
+    const int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
+    const int64_t units = (n + unit - 1) / unit;
+    const int64_t begin = units * me / threads * unit;
+    int64_t end = units * (me + 1) / threads * unit;
+    if (end > n) end = n;
+    if (begin < end) body(begin, end);
+  }
+}
+
+/// body(i, begin, end) over every row i and column range; contiguous operands count as
+/// one long row.
+template <class F>
+S2FT_INLINE void spans(int64_t rows, int64_t cols, bool flat, F&& body) {
+  if (flat) {
+    cols *= rows;
+    rows = cols ? 1 : 0;
+  }
+  const int64_t work = rows * cols;
+  if (rows < 8) {
+    split(cols, work, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t i = 0; i < rows; ++i) body(i, begin, end);
+    });
+  } else {
+    split(rows, work, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(i, int64_t(0), cols);
+    });
+  }
+}
+
+/// e^x within 2 units in the last place; 0 below -87.3, finite (2.4e38) above 88.37. A
+/// NaN stays one.
+S2FT_INLINE float fast_exp(float x) {
+  const float clamped = x > 88.37f ? 88.37f : x;
+  const float magic = 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the integer
+  const float shifted = clamped * 1.44269504f + magic, n = shifted - magic;
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, 4);
+  bits = (bits << 23) + 0x3f800000u;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return x < -87.3f ? 0.0f : p * power;
+}
+
+}  // namespace s2ft::S2FT_ISA
