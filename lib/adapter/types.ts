@@ -1,0 +1,43 @@
+// What an adapter says about itself.
+import type { ModuleKind, Tensor } from '../native/binding.js'
+
+export type { Tensor }
+
+export interface S2ftSlice {
+  /** As in the checkpoint: model.layers.0.mlp.down_proj */
+  module: string
+  /** rows: [count, in] of the output; cols: [out, count] of the input. */
+  axis: 'rows' | 'cols'
+  count: number
+}
+
+export interface S2ftAdapterInfo {
+  type: 's2ft'
+  /** The base model's directory or hub name. */
+  baseModel: string
+  /** Hash of the base weights; hex. */
+  baseFingerprint: string
+  slices: S2ftSlice[]
+  selection: { strategy: 'random' | 'explicit'; ratios?: Partial<Record<ModuleKind, number>> }
+  seed: number
+}
+
+export interface LoraAdapterInfo {
+  type: 'lora'
+  baseModel: string
+  /** Absent in adapters that PEFT wrote. */
+  baseFingerprint?: string
+  r: number
+  alpha: number
+  dropout: number
+  rslora: boolean
+  /** Short names, sorted. */
+  targetModules: string[]
+}
+
+export type AdapterInfo = S2ftAdapterInfo | LoraAdapterInfo
+
+export interface FuseOptions {
+  /** Fuse although the base's fingerprint differs; shapes are checked all the same. */
+  force?: boolean
+}

@@ -1,0 +1,27 @@
+// The public face of the package: everything a user imports.
+export { Adapter } from './adapter/adapter.js'
+export type {
+  AdapterInfo,
+  FuseOptions,
+  LoraAdapterInfo,
+  S2ftAdapterInfo,
+  S2ftSlice,
+  Tensor,
+} from './adapter/types.js'
+export { type ErrorCode, S2FTError } from './errors.js'
+export { dora, full, lisa, lora, s2ft, sparse } from './method/index.js'
+export type {
+  FullMethod,
+  LoraMethod,
+  LoraOptions,
+  Method,
+  S2ftMethod,
+  S2ftOptions,
+  Selection,
+} from './method/types.js'
+export { devices } from './model/devices.js'
+export { Model } from './model/model.js'
+export type * from './model/types.js'
+export type { DType, ModuleKind, NativeDevice as DeviceInfo, Sample } from './native/binding.js'
+export { Trainer } from './trainer/trainer.js'
+export type * from './trainer/types.js'

@@ -1,0 +1,64 @@
+// Fine-tuning methods as plain data: what is trained, before it meets a model.
+import type { LayerSelection, ModuleKind } from '../native/binding.js'
+
+/**
+ * Explicit units (heads for q, k, v, o; channels for gate, up, down): one selection for all
+ * layers, one per layer, or per module a list of lists, one per layer.
+ */
+export type Selection =
+  | LayerSelection
+  | readonly LayerSelection[]
+  | Partial<Record<ModuleKind, number[][]>>
+
+export interface S2ftOptions {
+  /**
+   * Shares of the heads or channels that train. Rounded to the nearest unit, at least one when
+   * above 0. Default { o: 0.03, down: 0.03 }, about 1% of a 7B LLaMA's parameters.
+   */
+  ratios?: Partial<Record<ModuleKind, number>>
+  /** Explicit units instead of a random selection. */
+  select?: Selection
+  /** How the budget is spread over layers. */
+  allocation?: 'uniform'
+  /** As many trainable values as LoRA of this rank on all linear layers, spent on o and down. */
+  budget?: { loraRank: number }
+  /** Decides the random selection; default 0. */
+  seed?: number
+}
+
+export interface LoraOptions {
+  /** Default 8. */
+  r?: number
+  /** Default 16. */
+  alpha?: number
+  /** Default 0. */
+  dropout?: number
+  /** Short names (q_proj or q), full names, or 'all-linear' (default). */
+  targetModules?: 'all-linear' | readonly string[]
+  /** Scale alpha / sqrt(r) instead of alpha / r. */
+  rslora?: boolean
+  /** Initial values and dropout; default 0. */
+  seed?: number
+}
+
+export interface S2ftMethod {
+  readonly kind: 's2ft'
+  readonly ratios?: Partial<Record<ModuleKind, number>>
+  readonly select?: Selection
+  readonly budget?: { readonly loraRank: number }
+  readonly seed: number
+}
+export interface LoraMethod {
+  readonly kind: 'lora'
+  readonly r: number
+  readonly alpha: number
+  readonly dropout: number
+  readonly targetModules: 'all-linear' | readonly string[]
+  readonly rslora: boolean
+  readonly seed: number
+}
+export interface FullMethod {
+  readonly kind: 'full'
+}
+/** Made by s2ft(), lora() and full(). */
+export type Method = S2ftMethod | LoraMethod | FullMethod
