@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
+#include <exception>
 #include <limits>
 #include <set>
 #include <system_error>
@@ -237,12 +237,21 @@ void write_safetensors(const std::string& path, const std::vector<TensorSource>&
                              std::to_string(sizes[i]) + " bytes from its source, found " +
                              found);
     };
+    std::exception_ptr failed;
     ByteSink sink = [&](const void* data, size_t bytes) {
-      if (bytes > sizes[i] - written) wrong_size("more");
-      file.write(data, bytes);
-      written += bytes;
+      try {
+        if (failed) std::rethrow_exception(failed);
+        if (bytes > sizes[i] - written) wrong_size("more");
+        file.write(data, bytes);
+        written += bytes;
+      } catch (...) {
+        failed = std::current_exception();
+        throw;
+      }
     };
     if (t.source) t.source(sink);
+    // A source that swallowed the error must not get a torn file into place.
+    if (failed) std::rethrow_exception(failed);
     if (written != sizes[i]) wrong_size(std::to_string(written));
   }
   file.commit();
