@@ -11,7 +11,7 @@ void adamw(const AdamW& u) {
   const float decay = float(1 - rate * double(u.weight_decay));
   const float mix1 = float(1 - beta1), keep2 = float(beta2), mix2 = float(1 - beta2);
   const float step_size = float(rate / (1 - std::pow(beta1, double(u.step))));
-  const float root2 = float(std::sqrt(1 - std::pow(beta2, double(u.step))));
+  const float root2 = float(__builtin_sqrt(1 - std::pow(beta2, double(u.step))));
   const float epsilon = float(u.epsilon), gradient_scale = float(u.gradient_scale);
   const bool own_master = bool(u.master);
   const Mat master = own_master ? u.master : u.weight;
