@@ -51,10 +51,15 @@ bool parse_safetensors_dtype(const std::string& name, DType& out);
 std::string safetensors_bytes(const std::string& dtype, const std::vector<int64_t>& shape,
                               size_t& bytes);
 
+/// Checks that names are unique, that every size agrees with dtype and shape, and that
+/// the tensors tile a data section of `section` bytes; sorts them by offset. `path` is
+/// for messages. Throws CORRUPT_FILE.
+void check_safetensors_layout(std::vector<TensorInfo>& tensors, size_t section,
+                              const std::string& path);
+
 /// Parses and checks the header of a file of `size` bytes at `file`, touching no byte
-/// behind the header. `path` is for messages. After it returns: names are unique and
-/// UTF-8, every size agrees with dtype and shape, and the tensors tile the whole data
-/// section. Stricter than JSON needs: an entry has dtype, shape and data_offsets, each
+/// behind the header. After it returns, names are UTF-8 and `check_safetensors_layout`
+/// holds. Stricter than JSON needs: an entry has dtype, shape and data_offsets, each
 /// once, and nothing else. Throws CORRUPT_FILE.
 SafetensorsHeader parse_safetensors_header(const void* file, size_t size,
                                            const std::string& path);

@@ -1,10 +1,8 @@
-// The header of a safetensors file: a small JSON parser for exactly its grammar, then the
-// checks on the layout. The grammar nests a fixed three levels, so nothing here recurses
-// and no input can exhaust the stack.
-#include <algorithm>
+// The header of a safetensors file: a small JSON parser for exactly its grammar. The
+// grammar nests a fixed three levels, so nothing here recurses and no input can exhaust
+// the stack.
 #include <cstdio>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "core/error.h"
@@ -244,63 +242,6 @@ class HeaderParser {
   std::string inside_;  // the entry being read, for messages
 };
 
-std::string range(const TensorInfo& t) {
-  return "[" + std::to_string(t.begin) + ", " + std::to_string(t.end) + ")";
-}
-
-/// Sizes agree with shapes, and the tensors tile the data section; sorts them by offset.
-void check_layout(std::vector<TensorInfo>& tensors, size_t section,
-                  const std::string& path) {
-  for (const TensorInfo& t : tensors) {
-    std::string who = "tensor " + quoted(t.name) + ": ";
-    size_t bytes = 0;
-    std::string wrong = safetensors_bytes(t.dtype, t.shape, bytes);
-    if (!wrong.empty()) corrupt(path, who + wrong);
-    if (t.begin > t.end) {
-      corrupt(path, who + "expected data_offsets that rise, found " + range(t));
-    }
-    if (t.end > section) {
-      corrupt(path, who + "expected data_offsets within the " + std::to_string(section) +
-                        " data bytes of the file, found " + range(t) +
-                        (t.end - t.begin == bytes ? " (is the file cut off?)" : ""));
-    }
-    if (t.end - t.begin != bytes) {
-      corrupt(path, who + "expected " + std::to_string(bytes) +
-                        " bytes from its dtype and shape, found data_offsets " +
-                        range(t) + " of " + std::to_string(t.end - t.begin));
-    }
-  }
-
-  std::vector<const std::string*> names;
-  for (const TensorInfo& t : tensors) names.push_back(&t.name);
-  std::sort(names.begin(), names.end(), [](auto a, auto b) { return *a < *b; });
-  auto twice = std::adjacent_find(names.begin(), names.end(),
-                                  [](auto a, auto b) { return *a == *b; });
-  if (twice != names.end()) {
-    corrupt(path,
-            "tensor " + quoted(**twice) + ": expected each name once, found it again");
-  }
-
-  std::stable_sort(
-      tensors.begin(), tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
-        return std::make_pair(a.begin, a.end) < std::make_pair(b.begin, b.end);
-      });
-  size_t next = 0;
-  for (const TensorInfo& t : tensors) {
-    if (t.begin != next) {
-      corrupt(path, "tensor " + quoted(t.name) + ": expected its data at " +
-                        std::to_string(next) + ", where the one before ends, found " +
-                        range(t) + (t.begin < next ? ", an overlap" : ", a hole"));
-    }
-    next = t.end;
-  }
-  if (next != section) {
-    corrupt(path, "expected the tensors to fill the " + std::to_string(section) +
-                      " data bytes of the file, found " + std::to_string(next) +
-                      " in use");
-  }
-}
-
 /// Names the usual suspects for a file that is no safetensors at all.
 const char* guess(const unsigned char* file, size_t size) {
   auto starts = [&](const char* text) {
@@ -338,7 +279,7 @@ SafetensorsHeader parse_safetensors_header(const void* data, size_t size,
   SafetensorsHeader header;
   header.data_start = 8 + size_t(length);
   HeaderParser(file + 8, size_t(length), path).parse(header);
-  check_layout(header.tensors, size - header.data_start, path);
+  check_safetensors_layout(header.tensors, size - header.data_start, path);
   return header;
 }
 
