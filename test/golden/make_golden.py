@@ -221,13 +221,13 @@ def schedule(options):
 
 
 def train(record, batches, groups, batch_loss_sum):
-    """Ten AdamW steps. `groups` are optimizer groups; returns losses and gradient norms before clipping."""
+    """Ten AdamW steps. `groups` are optimizer groups; returns per step the loss, the gradient norm before clipping, the rate."""
     options = record["options"]
     optimizer = torch.optim.AdamW(groups, lr=options["learningRate"], weight_decay=options["weightDecay"],
                                   betas=(options["adamBeta1"], options["adamBeta2"]), eps=options["adamEpsilon"])
     scheduler = schedule(options)(optimizer)
     parameters = [p for group in groups for p in group["params"]]
-    losses, norms = [], []
+    curves = dict(losses=[], gradNorms=[], learningRates=[])
     for step in record["steps"]:
         count = sum(trained_tokens(batches[index]) for index in step)
         optimizer.zero_grad()
@@ -236,11 +236,12 @@ def train(record, batches, groups, batch_loss_sum):
             part = batch_loss_sum(batches[index]) / count
             part.backward()
             loss += part.item()
-        norms.append(torch.nn.utils.clip_grad_norm_(parameters, options["maxGradNorm"]).item())
-        losses.append(loss)
+        curves["losses"].append(loss)
+        curves["gradNorms"].append(torch.nn.utils.clip_grad_norm_(parameters, options["maxGradNorm"]).item())
+        curves["learningRates"].append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    return losses, norms
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in curves.items()}
 
 
 def slice_indices(config, module, units):
@@ -264,13 +265,13 @@ def run_s2ft(model, record, batches):
                 # A bf16 model trains an fp32 master, which is rounded into the weight for every step.
                 slices[name] = (axis, index, part.to(torch.promote_types(part.dtype, torch.float32)).requires_grad_())
     params = [{"params": [part for _, _, part in slices.values()]}]
-    losses, norms = train(record, batches, params, lambda batch: loss_sum(model, batch, {
+    curves = train(record, batches, params, lambda batch: loss_sum(model, batch, {
         name: base[name].index_copy(axis, index, part.to(base[name].dtype)) for name, (axis, index, part) in slices.items()}))
     final = {}
     for name, (axis, index, part) in slices.items():
         final[f"{key_of(name)}.s2ft_delta"] = (part - base[name].index_select(axis, index)).detach()
         final[f"{key_of(name)}.s2ft_index"] = index.to(torch.int32)
-    return losses, norms, final
+    return curves | final
 
 
 def run_full(model, record, batches):
@@ -279,9 +280,9 @@ def run_full(model, record, batches):
     params = list(model.parameters())
     groups = [dict(params=[p for p in params if p.ndim > 1]),
               dict(params=[p for p in params if p.ndim == 1], weight_decay=0.0)]
-    losses, norms = train(record, batches, groups, lambda batch: loss_sum(model, batch))
+    curves = train(record, batches, groups, lambda batch: loss_sum(model, batch))
     final = {f"{key_of(name)}.delta": (p - base[name]).detach() for name, p in model.named_parameters()}
-    return losses, norms, final
+    return curves | final
 
 
 def lora_name(parameter_name):
@@ -319,9 +320,9 @@ def run_lora(model, record, batches, directory, seed):
     (loss_sum(wrapped, batches[0]) / trained_tokens(batches[0])).backward()
     for name, parameter in trainable.items():
         final[f"gradient.{name}"] = parameter.grad.clone()
-    losses, norms = train(record, batches, [{"params": list(trainable.values())}],
+    curves = train(record, batches, [{"params": list(trainable.values())}],
                           lambda batch: loss_sum(wrapped, batch))
-    return losses, norms, final | {name: p.detach() for name, p in trainable.items()}
+    return curves | final | {name: p.detach() for name, p in trainable.items()}
 
 
 # --------------------------------------------------------------------------------- one directory
@@ -367,14 +368,12 @@ def evaluate(directory, case, inputs, dtype, seed):
     for record in case["runs"]:
         model = load(directory, dtype)
         if record["method"] == "s2ft":
-            losses, norms, final = run_s2ft(model, record, inputs["batches"])
+            final = run_s2ft(model, record, inputs["batches"])
         elif record["method"] == "full":
-            losses, norms, final = run_full(model, record, inputs["batches"])
+            final = run_full(model, record, inputs["batches"])
         else:
-            losses, norms, final = run_lora(model, record, inputs["batches"], directory, seed)
+            final = run_lora(model, record, inputs["batches"], directory, seed)
         prefix = f"run.{record['name']}."
-        values[prefix + "losses"] = torch.tensor(losses, dtype=torch.float64)
-        values[prefix + "gradNorms"] = torch.tensor(norms, dtype=torch.float64)
         values |= {prefix + name: value for name, value in final.items()}
     return {name: value.detach() for name, value in values.items()}
 
@@ -390,7 +389,7 @@ def error_of(actual, expected):
         if not name.endswith("s2ft_index"):
             kind = name.split(".")[0]
             if kind == "run":
-                kind = name.split(".")[2] if name.split(".")[2] in ("losses", "gradNorms", "gradient") else "trained"
+                kind = name.split(".")[2] if name.split(".")[2] in ("losses", "gradNorms", "learningRates", "gradient") else "trained"
             if value.norm() > 0:
                 groups[kind] = max(groups.get(kind, 0.0), distance(actual[name], value))
     return {kind: float(f"{error:.1e}") for kind, error in groups.items()}

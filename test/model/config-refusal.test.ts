@@ -89,8 +89,8 @@ const refusedConfigs: Case[] = [
     says: [/intermediate_size/],
   },
   {
-    what: 'a size beyond any checkpoint',
-    config: { vocab_size: 1e15 },
+    what: 'a size that is not whole',
+    config: { vocab_size: 67.5 },
     code: 'INVALID_CONFIG',
     says: [/vocab_size/],
   },

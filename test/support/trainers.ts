@@ -25,17 +25,22 @@ export async function loraTrainer(
 export async function trainAsExpected(trainer: Trainer, golden: GoldenCase, run: GoldenRun) {
   const losses: number[] = []
   const gradNorms: number[] = []
+  const learningRates: number[] = []
   const trainedTokens: number[] = []
   for (const step of run.steps) {
     const batches = step.map((index) => golden.batches[index]!)
     const result = await trainer.step(batches.length === 1 ? batches[0]! : batches)
     losses.push(result.loss)
     gradNorms.push(result.gradNorm)
+    learningRates.push(result.learningRate)
     trainedTokens.push(result.tokens)
   }
+  const error = (curve: string, actual: number[]) =>
+    relativeError(actual, expectedTensor(golden, `run.${run.name}.${curve}`).values)
   return {
-    losses: relativeError(losses, expectedTensor(golden, `run.${run.name}.losses`).values),
-    gradNorms: relativeError(gradNorms, expectedTensor(golden, `run.${run.name}.gradNorms`).values),
+    losses: error('losses', losses),
+    gradNorms: error('gradNorms', gradNorms),
+    learningRates: error('learningRates', learningRates),
     trainedTokens,
   }
 }
