@@ -31,6 +31,13 @@ describe('a configuration that does not fit the weights', () => {
       found: /16\D{1,4}32/,
     },
     {
+      // As in transformers, an absent hidden_size means 4096.
+      config: { hidden_size: undefined },
+      tensor: /model\.\S+\.weight|lm_head\.weight/,
+      wanted: /4096/,
+      found: /\b32\b/,
+    },
+    {
       config: { head_dim: 16 },
       tensor: /model\.layers\.0\.self_attn\.[qkvo]_proj\.weight/,
       wanted: /64\D{1,4}32|32\D{1,4}64/,
