@@ -91,12 +91,15 @@ const refusedConfigs: Case[] = [
 ]
 
 describe('a configuration is refused for', () => {
-  test.each(refusedConfigs)('$what', async ({ model = 'llama-gqa', config, code, says }) => {
-    const directory = copyModel(model, { config: (written) => Object.assign(written, config) })
-    const error = await refusal(directory)
-    expect(error.code).toBe(code)
-    for (const words of says) expect(error.message).toMatch(words)
-  })
+  test.each(refusedConfigs.map((it) => [it.what, it] as const))(
+    '%s',
+    async (_, { model = 'llama-gqa', config, code, says }) => {
+      const directory = copyModel(model, { config: (written) => Object.assign(written, config) })
+      const error = await refusal(directory)
+      expect(error.code).toBe(code)
+      for (const words of says) expect(error.message).toMatch(words)
+    },
+  )
 
   test('not being JSON', async () => {
     const directory = copyModel('llama-gqa')

@@ -19,7 +19,8 @@ describe.each(goldenNames)('%s', (name) => {
     expect(row[tokens[1]!]! - logSum).toBeCloseTo(first, 5)
   })
 
-  test.each(golden.runs.filter((run) => run.method === 's2ft'))('selection of $name', (run) => {
+  const runs = golden.runs.filter((run) => run.method === 's2ft')
+  test.each(runs.map((run) => [run.name, run] as const))('selection of %s', (_, run) => {
     const slices = expectedSlices(golden, run)
     const prefix = `run.${run.name}.`
     const stored = expectedNames(golden, prefix).filter((key) => key.endsWith('.s2ft_index'))

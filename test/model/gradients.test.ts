@@ -39,7 +39,7 @@ describe.each(goldenNames)('%s', (name) => {
 })
 
 describe('slices are cut from the full gradient, in the order of the adapter’s index', () => {
-  test.each(goldenRuns('s2ft'))('$label', async ({ golden, run }) => {
+  test.each(goldenRuns('s2ft'))('%s', async (_, { golden, run }) => {
     const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
     const trainer = s2ftTrainer(model, run)
     try {
@@ -72,7 +72,7 @@ describe('slices are cut from the full gradient, in the order of the adapter’s
 })
 
 describe('LoRA factors', () => {
-  test.each(goldenRuns('lora'))('$label', async ({ golden, run }) => {
+  test.each(goldenRuns('lora'))('%s', async (_, { golden, run }) => {
     const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
     const trainer = await loraTrainer(model, golden, run)
     try {
@@ -91,7 +91,7 @@ describe('LoRA factors', () => {
 })
 
 test('asking for gradients changes nothing', async () => {
-  const [{ golden, run }] = goldenRuns('s2ft') as [ReturnType<typeof goldenRuns>[number]]
+  const [, { golden, run }] = goldenRuns('s2ft')[0]!
   const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
   const trainer = s2ftTrainer(model, run)
   try {

@@ -23,7 +23,7 @@ import {
 const tolerance = { losses: 1e-5, gradNorms: 5e-5, trained: 1e-4, learningRates: 1e-7 }
 
 describe('S²FT', () => {
-  test.each(goldenRuns('s2ft'))('$label', async ({ golden, run }) => {
+  test.each(goldenRuns('s2ft'))('%s', async (_, { golden, run }) => {
     const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
     const trainer = s2ftTrainer(model, run)
     try {
@@ -53,7 +53,7 @@ describe('S²FT', () => {
 })
 
 describe('LoRA', () => {
-  test.each(goldenRuns('lora'))('$label', async ({ golden, run }) => {
+  test.each(goldenRuns('lora'))('%s', async (_, { golden, run }) => {
     const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
     const trainer = await loraTrainer(model, golden, run)
     try {
@@ -79,7 +79,7 @@ describe('LoRA', () => {
 })
 
 describe('full fine-tuning', () => {
-  test.each(goldenRuns('full'))('$label', async ({ golden, run }) => {
+  test.each(goldenRuns('full'))('%s', async (_, { golden, run }) => {
     const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
     try {
       const trainer = fullTrainer(model, run)
@@ -109,7 +109,7 @@ describe('full fine-tuning', () => {
 })
 
 test('disposing an S²FT trainer leaves the base model as it was', async () => {
-  const [{ golden, run }] = goldenRuns('s2ft') as [ReturnType<typeof goldenRuns>[number]]
+  const [, { golden, run }] = goldenRuns('s2ft')[0]!
   const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
   try {
     const tokens = golden.sequences.at(-1)!

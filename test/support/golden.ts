@@ -88,13 +88,13 @@ export function loadGolden(name: string): GoldenCase {
   }
 }
 
-/** Every run of every case with the given method, for `test.each`. */
+/** Every run of every case with the given method, titled, for `test.each`. */
 export function goldenRuns(method: GoldenRun['method']) {
   return goldenNames.flatMap((name) => {
     const golden = loadGolden(name)
     return golden.runs
       .filter((run) => run.method === method)
-      .map((run) => ({ label: `${name}: ${run.name}`, golden, run }))
+      .map((run) => [`${name}: ${run.name}`, { golden, run }] as const)
   })
 }
 
