@@ -27,10 +27,6 @@ struct Grid {
   int64_t rows, cols, row_blocks, col_blocks;
 };
 
-S2FT_INLINE int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 Grid make_grid(int64_t m, int64_t n, int threads) {
   int64_t rows = ceil_div(m, ceil_div(m, kBlockRows));
   rows = min_of(kBlockRows, ceil_div(rows, kTileRows) * kTileRows);

@@ -1,0 +1,259 @@
+// Attention forward: blocks of queries against blocks of keys with a running softmax, so
+// that no score matrix exists (flash attention). A task is one block of queries for a few
+// heads that share a key/value head; every row is summed in key order by one thread.
+#include <omp.h>
+
+#include <cmath>
+
+#include "cpu/kernels/tile_attention.h"
+
+namespace s2ft::S2FT_ISA {
+
+namespace {
+
+constexpr int kBlockQueries = 64, kBlockKeys = 128, kTaskHeads = 4;
+
+struct Call {
+  Mat o, lse, q, k, v;
+  Sequences sequences;
+  AttentionShape shape;
+  HeadRuns runs;
+  int task_heads;
+};
+
+/// One thread's scratch: packed operands, then the running state of the task's rows
+/// (heads * queries of them).
+struct Workspace {
+  float *keys, *values, *queries, *scores, *weights, *sums, *peak, *mass;
+};
+
+size_t workspace_floats(const AttentionShape& shape) {
+  size_t d = padded(shape.head_dim), rows = size_t(kTaskHeads) * kBlockQueries;
+  return d * kBlockKeys * 2 + rows * d * 2 + kTileRows * kBlockKeys * 2 + rows * 2;
+}
+
+Workspace make_workspace(const AttentionShape& shape, float* at) {
+  int64_t d = padded(shape.head_dim), rows = kTaskHeads * kBlockQueries;
+  Workspace w;
+  w.keys = at;
+  w.values = w.keys + d * kBlockKeys;
+  w.queries = w.values + d * kBlockKeys;
+  w.sums = w.queries + rows * d;
+  w.scores = w.sums + rows * d;
+  w.weights = w.scores + kTileRows * kBlockKeys;
+  w.peak = w.weights + kTileRows * kBlockKeys;
+  w.mass = w.peak + rows;
+  return w;
+}
+
+/// A block of queries of one sequence, for heads runs.order[head .. head + heads).
+struct Task {
+  int sequence, kv_head, head, heads;
+  int64_t first, count;        // queries, within the sequence
+  int64_t queries, keys;       // of the sequence
+  int64_t query_row, key_row;  // where the sequence begins
+};
+
+/// Turns one row's scores into weights exp(score - peak) and updates the row's state.
+/// Weights are zero where the row sees nothing; they cover vectors [v0, v1).
+template <bool kDot>
+S2FT_INLINE void softmax_row(const float* scores, void* weights, Span seen, int64_t v0,
+                             int64_t v1, float scale, float* sums, int64_t d, float* peak,
+                             float* mass) {
+  const bool whole = seen.begin <= v0 * kLanes && seen.end >= v1 * kLanes;
+  const vf nothing = splat(-INFINITY);
+  vf top = nothing;
+  for (int64_t v = v0; v < v1; ++v) {
+    vf x = load(scores + v * kLanes) * scale;
+    if (!whole) x = lanes_in(seen, v) ? x : nothing;
+    top = max(x, top);
+  }
+  const float before = *peak, found = largest(top);
+  const float now = found > before ? found : before;
+  // A row that has seen nothing yet keeps weights of zero rather than exp(inf - inf).
+  const float shift = now == -INFINITY ? 0.0f : now;
+  vf total{};
+  for (int64_t v = v0; v < v1; ++v) {
+    vf w = exp(fma(load(scores + v * kLanes), splat(scale), splat(-shift)));
+    if (!whole) w = lanes_in(seen, v) ? w : vf{};
+    total += w;
+#if defined(S2FT_DOT_BF16)
+    if constexpr (kDot) {
+      vh half = narrow_fast(w);
+      std::memcpy(static_cast<bf16*>(weights) + v * kLanes, &half, sizeof half);
+      continue;
+    }
+#endif
+    store(static_cast<float*>(weights) + v * kLanes, w);
+  }
+  if (now != before) {
+    const float fade = exp(splat(before - shift))[0];
+    *mass *= fade;
+    *peak = now;
+    for (int64_t j = 0; j < d; j += kLanes) store(sums + j, load(sums + j) * fade);
+  }
+  *mass += sum(total);
+}
+
+/// All the task's rows against one packed block of keys.
+template <bool kDot>
+void attend_block(const Call& call, const Task& task, const Workspace& w, int64_t key,
+                  int64_t n) {
+  const AttentionShape& shape = call.shape;
+  const int64_t d = padded(shape.head_dim), row_size = row_units<kDot>(shape.head_dim);
+  const int64_t rows = task.heads * task.count;
+  for (int64_t r = 0; r < rows; r += kTileRows) {
+    const int64_t strip = min_of(kTileRows, rows - r);
+    Span seen[kTileRows], all = {n, 0};
+    for (int64_t i = 0; i < strip; ++i) {
+      int64_t query = task.first + (r + i) % task.count;
+      seen[i] = visible(query, task.queries, task.keys, shape.window, key, n);
+      if (seen[i].begin >= seen[i].end) continue;
+      all = {min_of(all.begin, seen[i].begin), max_of(all.end, seen[i].end)};
+    }
+    if (all.begin >= all.end) continue;
+    const int64_t v0 = all.begin / kLanes, v1 = ceil_div(all.end, kLanes);
+    strip_product<kDot>(int(strip), int(v1 - v0), w.scores + v0 * kLanes, kBlockKeys,
+                        false, w.queries + r * row_size, row_size, 1,
+                        w.keys + v0 * kLanes, kBlockKeys, units<kDot>(shape.head_dim));
+    constexpr int64_t kWeightUnits = kDot ? kBlockKeys / 2 : kBlockKeys;
+    for (int64_t i = 0; i < strip; ++i) {
+      softmax_row<kDot>(w.scores + i * kBlockKeys, w.weights + i * kWeightUnits, seen[i],
+                        v0, v1, shape.scale, w.sums + (r + i) * d, d, w.peak + r + i,
+                        w.mass + r + i);
+    }
+    const int64_t from = units<kDot>(v0 * kLanes);
+    strip_product<kDot>(int(strip), int(d / kLanes), w.sums + r * d, d, true,
+                        w.weights + from, kWeightUnits, 1, w.values + from * d, d,
+                        units<kDot>(all.end) - from);
+  }
+}
+
+template <class T, bool kDot>
+void attend(const Call& call, const Task& task, const Workspace& w) {
+  const AttentionShape& shape = call.shape;
+  const int hd = shape.head_dim;
+  const int64_t d = padded(hd), row_size = row_units<kDot>(hd);
+  const int64_t rows = task.heads * task.count;
+  const int64_t row0 = task.query_row + task.first;
+  for (int h = 0; h < task.heads; ++h) {
+    const int64_t column = int64_t(call.runs.order[task.head + h]) * hd;
+    pack_rows<T, kDot>(w.queries + h * task.count * row_size, row_size,
+                       call.q.as<T>() + row0 * call.q.ld + column, call.q.ld, task.count,
+                       hd);
+  }
+  clear(w.sums, rows * d);
+  clear(w.mass, rows);
+  for (int64_t r = 0; r < rows; ++r) w.peak[r] = -INFINITY;
+
+  const Span seen = visible_to_all(task.first, task.count, task.queries, task.keys,
+                                   shape.window, 0, task.keys);
+  for (int64_t key = seen.begin / kBlockKeys * kBlockKeys; key < seen.end;
+       key += kBlockKeys) {
+    const int64_t n = min_of(kBlockKeys, seen.end - key);
+    const int64_t row = task.key_row + key, column = int64_t(task.kv_head) * hd;
+    pack_transposed<T, kDot>(w.keys, kBlockKeys,
+                             call.k.as<T>() + row * call.k.ld + column, call.k.ld, n, hd);
+    pack_columns<T, kDot>(w.values, d, call.v.as<T>() + row * call.v.ld + column,
+                          call.v.ld, n, hd);
+    attend_block<kDot>(call, task, w, key, n);
+  }
+
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t head = call.runs.order[task.head + r / task.count];
+    const int64_t row = row0 + r % task.count;
+    const float mass = w.mass[r];
+    write_row(call.o.as<T>() + row * call.o.ld + head * hd, w.sums + r * d, hd,
+              mass == 0 ? 0.0f : 1 / mass);
+    if (call.lse) {
+      call.lse.as<float>()[row * call.lse.ld + head] = w.peak[r] + std::log(mass);
+    }
+  }
+}
+
+/// Heads of one key/value head split into tasks of at most task_heads, as even as can be.
+S2FT_INLINE int head_parts(const Call& call, int kv) {
+  return int(ceil_div(call.runs.begin[kv + 1] - call.runs.begin[kv], call.task_heads));
+}
+
+/// Tasks of a sequence are numbered from its last queries, which see the most keys.
+Task find_task(const Call& call, int sequence, int64_t number, int parts) {
+  const Sequences& s = call.sequences;
+  Task task{};
+  task.sequence = sequence;
+  task.query_row = s.q[sequence];
+  task.queries = s.q[sequence + 1] - s.q[sequence];
+  task.key_row = s.k_begin[sequence];
+  task.keys = s.k_len[sequence];
+  const int64_t blocks = ceil_div(task.queries, kBlockQueries);
+  task.first = (blocks - 1 - number / parts) * kBlockQueries;
+  task.count = min_of(kBlockQueries, task.queries - task.first);
+  int part = int(number % parts);
+  for (int kv = 0; kv < call.shape.kv_heads; ++kv) {
+    const int here = head_parts(call, kv);
+    if (part < here) {
+      const int begin = call.runs.begin[kv], heads = call.runs.begin[kv + 1] - begin;
+      task.kv_head = kv;
+      task.head = begin + heads * part / here;
+      task.heads = begin + heads * (part + 1) / here - task.head;
+      break;
+    }
+    part -= here;
+  }
+  return task;
+}
+
+int count_parts(const Call& call) {
+  int parts = 0;
+  for (int kv = 0; kv < call.shape.kv_heads; ++kv) parts += head_parts(call, kv);
+  return parts;
+}
+
+template <class T, bool kDot>
+void run(Call& call, float* scratch) {
+  const Sequences& s = call.sequences;
+  int64_t blocks = 0;
+  for (int i = 0; i < s.count; ++i)
+    blocks += ceil_div(s.q[i + 1] - s.q[i], kBlockQueries);
+  // Sharing packed keys between heads saves work, but idle threads cost more.
+  call.task_heads = kTaskHeads;
+  if (blocks * count_parts(call) < 3 * omp_get_max_threads()) call.task_heads = 1;
+  const int parts = count_parts(call);
+  const size_t stride = workspace_floats(call.shape);
+#pragma omp parallel if (blocks * parts > 1)
+  {
+    const Workspace w =
+        make_workspace(call.shape, scratch + omp_get_thread_num() * stride);
+    int sequence = 0;
+    int64_t base = 0;  // number of the sequence's first task
+#pragma omp for schedule(dynamic)
+    for (int64_t t = 0; t < blocks * parts; ++t) {
+      if (t < base) sequence = 0, base = 0;
+      for (;;) {
+        const int64_t here =
+            ceil_div(s.q[sequence + 1] - s.q[sequence], kBlockQueries) * parts;
+        if (t < base + here) break;
+        base += here;
+        ++sequence;
+      }
+      attend<T, kDot>(call, find_task(call, sequence, t - base, parts), w);
+    }
+  }
+}
+
+}  // namespace
+
+size_t attention_scratch(const AttentionShape& shape) {
+  return (head_runs_floats(shape) + workspace_floats(shape)) * sizeof(float);
+}
+
+void attention(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& sequences,
+               const AttentionShape& shape, void* scratch) {
+  float* at = static_cast<float*>(scratch);
+  Call call{o, lse, q, k, v, sequences, shape, make_head_runs(shape, at), 0};
+  at += head_runs_floats(shape);
+  if (q.dtype == DType::f32) return run<float, false>(call, at);
+  run<bf16, kDotBf16>(call, at);
+}
+
+}  // namespace s2ft::S2FT_ISA

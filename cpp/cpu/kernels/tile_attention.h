@@ -1,0 +1,85 @@
+// What the attention kernels' two directions share: which keys a query sees, padded
+// sizes, and heads ordered by the key/value head they use. Owns nothing.
+#pragma once
+
+#include "cpu/kernels/ops.h"
+#include "cpu/kernels/tile_pack.h"
+
+namespace s2ft::S2FT_ISA {
+
+/// Keys [begin, end) of one sequence.
+struct Span {
+  int64_t begin, end;
+};
+
+/// The keys that query `i` of `queries` sees, relative to key `first`, cut to [0, n).
+S2FT_INLINE Span visible(int64_t i, int64_t queries, int64_t keys, int window,
+                         int64_t first, int64_t n) {
+  int64_t last = keys - queries + i;
+  int64_t begin = window > 0 ? last - window + 1 - first : 0;
+  return {min_of(max_of(begin, 0), n), min_of(max_of(last + 1 - first, 0), n)};
+}
+
+/// The union of what queries [i, i + rows) see; they are consecutive.
+S2FT_INLINE Span visible_to_all(int64_t i, int64_t rows, int64_t queries, int64_t keys,
+                                int window, int64_t first, int64_t n) {
+  return {visible(i, queries, keys, window, first, n).begin,
+          visible(i + rows - 1, queries, keys, window, first, n).end};
+}
+
+/// Lanes of vector `v` that lie in the span.
+S2FT_INLINE vi lanes_in(Span span, int64_t v) {
+  vi lane = kIota + int32_t(v * kLanes);
+  return (lane >= int32_t(span.begin)) & (lane < int32_t(span.end));
+}
+
+/// Query heads in runs that share a key/value head.
+struct HeadRuns {
+  int32_t* order;  // [heads] query heads, by key/value head
+  int32_t* begin;  // [kv_heads + 1] where each key/value head's run begins
+};
+S2FT_INLINE size_t head_runs_floats(const AttentionShape& shape) {
+  return size_t(round_up(shape.heads + shape.kv_heads + 1, 16));
+}
+S2FT_INLINE HeadRuns make_head_runs(const AttentionShape& shape, float* scratch) {
+  int32_t* order = reinterpret_cast<int32_t*>(scratch);
+  int32_t* begin = order + shape.heads;
+  int32_t n = 0;
+  for (int kv = 0; kv < shape.kv_heads; ++kv) {
+    begin[kv] = n;
+    for (int h = 0; h < shape.heads; ++h) {
+      if (shape.kv_head_of[h] == kv) order[n++] = h;
+    }
+  }
+  begin[shape.kv_heads] = n;
+  return {order, begin};
+}
+
+/// Head dimension in whole vectors, and the units of a packed row that is summed over it.
+S2FT_INLINE int64_t padded(int head_dim) {
+  return round_up(head_dim, kLanes);
+}
+template <bool kDot>
+S2FT_INLINE int64_t row_units(int head_dim) {
+  return round_up(int(units<kDot>(head_dim)), kLanes);
+}
+
+/// y = x * factor, one row of n elements; x is padded scratch, y is not.
+template <class T>
+S2FT_INLINE void write_row(T* y, const float* x, int64_t n, float factor) {
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) store(y + j, load(x + j) * factor);
+  if (j < n) store(y + j, load(x + j) * factor, int(n - j));
+}
+
+S2FT_INLINE void clear(float* x, int64_t n) {
+  std::memset(x, 0, size_t(n) * sizeof(float));
+}
+
+#if defined(S2FT_DOT_BF16)
+inline constexpr bool kDotBf16 = true;
+#else
+inline constexpr bool kDotBf16 = false;
+#endif
+
+}  // namespace s2ft::S2FT_ISA
