@@ -117,7 +117,10 @@ export async function saveModel(
     const pad = (value: number) => String(value).padStart(5, '0')
     return `model-${pad(index + 1)}-of-${pad(shards.length)}.safetensors`
   }
-  const publish = { marker: 'config.json', stale: /^model(-\d+-of-\d+)?\.safetensors(\.index\.json)?$/ }
+  const publish = {
+    marker: 'config.json',
+    stale: /^model(-\d+-of-\d+)?\.safetensors(\.index\.json)?$/,
+  }
   await publishDirectory(target, publish, async (directory) => {
     await writeConfig(join(source, 'config.json'), join(directory, 'config.json'), dtype)
     await copyCompanions(source, directory)

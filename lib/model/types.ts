@@ -1,5 +1,8 @@
 // What users pass to a Model and get back from it.
 import type { DType, NativeModelConfig, Sample } from '../native/binding.js'
+import type { ChatMessage } from '../tokenizer/index.js'
+
+export type { ChatMessage }
 
 export type Device = 'cpu' | 'cuda'
 /** Architectures that can be loaded, by their `model_type`. */
@@ -51,11 +54,6 @@ export interface ModelConfig {
   eosTokenIds: number[]
 }
 
-export interface ChatMessage {
-  role: string
-  content: string
-}
-
 /** Token ids, text, or a conversation for the model's chat template. */
 export type Prompt = Tokens | string | readonly ChatMessage[]
 
@@ -81,7 +79,10 @@ export interface GenerateOptions {
   signal?: AbortSignal
 }
 
-/** One generated token. `text` is what became readable with it; it may be empty. */
+/**
+ * One generated token. `text` is what became readable with it; it may be empty. The last event
+ * may be the end-of-sequence token, which is not part of the result's tokens.
+ */
 export interface GenerateEvent {
   token: number
   text: string
