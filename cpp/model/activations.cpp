@@ -1,0 +1,111 @@
+#include "model/activations.h"
+
+namespace s2ft {
+
+namespace {
+
+// A chunk's logits stay near the last-level cache and are never the peak of memory.
+constexpr int64_t kLogitsBytes = 24 << 20;
+constexpr int64_t kSmallestChunk = 32;
+
+int64_t head_chunk(const Model& model, int64_t rows) {
+  const int64_t fit = kLogitsBytes / (model.config.vocab_size * 4);
+  const int64_t chunk = std::max(kSmallestChunk, fit / 16 * 16);
+  return std::max<int64_t>(1, std::min(rows, chunk));
+}
+
+void place_products(const Model& model, int64_t tokens, Arena& arena,
+                    LayerActivations& l) {
+  const ModelConfig& c = model.config;
+  const DType t = model.dtype;
+  if (c.qk_norm) l.qkv_raw = arena.matrix(t, tokens, c.q_size() + c.kv_size());
+  l.qkv = arena.matrix(t, tokens, c.qkv_size());
+  l.attention_out = arena.matrix(t, tokens, c.q_size());
+  l.lse = arena.matrix(DType::f32, tokens, c.heads);
+  l.middle = arena.matrix(t, tokens, c.hidden_size);
+  l.gate_up = arena.matrix(t, tokens, 2 * c.intermediate_size);
+}
+
+void place_cheap(const Model& model, int64_t tokens, Arena& arena, LayerActivations& l) {
+  const ModelConfig& c = model.config;
+  l.attention_in = arena.matrix(model.dtype, tokens, c.hidden_size);
+  l.mlp_in = arena.matrix(model.dtype, tokens, c.hidden_size);
+  l.hidden = arena.matrix(model.dtype, tokens, c.intermediate_size);
+}
+
+/// What the parts keep, and one piece of scratch that they take turns in.
+void place_parts(Model& model, int64_t tokens, Arena& arena) {
+  for (Layer& layer : model.layers)
+    for (Linear* linear : layer.linears)
+      if (linear->part) linear->part->layout_saved(arena, tokens);
+  const size_t base = arena.mark();
+  size_t top = base;
+  for (Layer& layer : model.layers) {
+    for (Linear* linear : layer.linears) {
+      if (!linear->part) continue;
+      linear->part->layout_scratch(arena, tokens);
+      top = std::max(top, arena.mark());
+      arena.release(base);
+    }
+  }
+  arena.release(top);
+}
+
+}  // namespace
+
+Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
+  const ModelConfig& c = model.config;
+  const DType t = model.dtype;
+  Activations a;
+  a.tokens = r.tokens;
+  a.trained = r.trained;
+  a.recompute = r.recompute;
+  a.head_chunk = head_chunk(model, r.trained);
+  a.first_saved = r.training ? std::max(0, model.lowest_trainable()) : c.layers;
+  a.layers.resize(c.layers);
+
+  // Shared by every layer that keeps nothing. Norm outputs and SwiGLU are scratch for
+  // both directions: whoever needs them computes them just before.
+  LayerActivations shared;
+  place_cheap(model, r.tokens, arena, shared);
+  shared.mlp_in = shared.attention_in;  // never alive together
+  const bool any_shared = a.first_saved > 0 || r.recompute == Recompute::block;
+  if (any_shared) place_products(model, r.tokens, arena, shared);
+  Mat ping[2];
+  if (a.first_saved > 0)
+    for (Mat& m : ping) m = arena.matrix(t, r.tokens, c.hidden_size);
+  for (int i = 0; i < c.layers; ++i) {
+    LayerActivations& l = a.layers[i];
+    const bool saved = i >= a.first_saved;
+    l = shared;
+    l.input = saved ? arena.matrix(t, r.tokens, c.hidden_size) : ping[i % 2];
+    if (saved && r.recompute != Recompute::block)
+      place_products(model, r.tokens, arena, l);
+    if (saved && r.recompute == Recompute::none) place_cheap(model, r.tokens, arena, l);
+  }
+  // Once the head has taken its rows, the last output makes room for the gradient.
+  a.output = arena.matrix(t, r.tokens, c.hidden_size);
+  a.d_stream = a.output;
+
+  place_parts(model, r.tokens, arena);
+  a.head_rows = arena.matrix(t, r.trained, c.hidden_size);
+  a.head_normed = arena.matrix(t, a.head_chunk, c.hidden_size);
+  if (!r.training) {
+    a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);
+    return a;
+  }
+  a.d_head_rows = a.head_rows;
+  // The head and the two halves of a layer's backward never live at the same time.
+  const size_t base = arena.mark();
+  a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);
+  arena.release(base);
+  a.d_normed = arena.matrix(t, r.tokens, c.hidden_size);
+  const size_t halves = arena.mark();
+  a.d_hidden = arena.matrix(t, r.tokens, c.intermediate_size);
+  arena.release(halves);
+  a.d_qkv = arena.matrix(t, r.tokens, c.qkv_size());
+  a.d_attention = arena.matrix(t, r.tokens, c.q_size());
+  return a;
+}
+
+}  // namespace s2ft

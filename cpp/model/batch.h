@@ -1,0 +1,38 @@
+// Batch: samples packed row after row, without padding. Positions restart in each.
+#pragma once
+
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace s2ft {
+
+/// One sequence; labels[i] is the label of token i, -100 where it is not trained. Without
+/// labels there are no targets.
+struct Sample {
+  const int32_t* tokens = nullptr;
+  const int32_t* labels = nullptr;
+  int32_t length = 0;
+};
+
+struct Batch {
+  std::vector<int32_t> tokens, positions;     // [T]
+  std::vector<int32_t> begins;                // [samples + 1]
+  std::vector<int32_t> k_begin, k_len;        // [samples]
+  std::vector<int32_t> target_rows, targets;  // [N]: row i predicts token i + 1
+  int64_t longest = 0;
+
+  int64_t size() const { return int64_t(tokens.size()); }
+  int samples() const { return int(k_len.size()); }
+  Sequences sequences() const {
+    return {samples(), begins.data(), k_begin.data(), k_len.data()};
+  }
+  /// The sample that a row belongs to.
+  int sample_of(int32_t row) const;
+};
+
+/// Throws INVALID_ARGUMENT for an empty sample, a token outside the vocabulary, or a
+/// label that is neither -100 nor a token; names the sample and the place.
+Batch pack(const std::vector<Sample>& samples, int64_t vocab_size);
+
+}  // namespace s2ft

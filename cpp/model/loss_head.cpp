@@ -1,0 +1,95 @@
+// The output head runs only on rows that predict a trained token, a chunk at a time, so
+// that the logits of a whole batch never exist.
+#include <cmath>
+#include <string>
+
+#include "core/error.h"
+#include "model/passes.h"
+
+namespace s2ft {
+
+namespace {
+
+Mat normed_chunk(const Pass& pass, Mat rows) {
+  Model& model = pass.model;
+  const Mat normed = rows_of(pass.activations.head_normed, rows.rows);
+  model.backend->rms_norm(normed, rows, model.final_norm.value,
+                          model.config.norm_epsilon);
+  return normed;
+}
+
+/// The bf16 gradient of logits lies over the start of the f32 row it comes from.
+Mat gradient_view(Mat logits, DType dtype) {
+  if (dtype == DType::f32) return logits;
+  return {logits.data, dtype, logits.rows, logits.cols, 2 * logits.ld};
+}
+
+void check_finite(const Pass& pass, const std::vector<float>& nll, int64_t begin,
+                  int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    if (std::isfinite(nll[i])) continue;
+    const int sample = pass.batch.sample_of(pass.batch.target_rows[i]);
+    throw NonFiniteRow("loss is " + std::to_string(nll[i]) + " in sample " +
+                           std::to_string(sample) + " of the micro-batch",
+                       sample);
+  }
+}
+
+}  // namespace
+
+HeadResult loss_head(const Pass& pass, float gradient_scale) {
+  Model& model = pass.model;
+  Backend& backend = *model.backend;
+  Activations& a = pass.activations;
+  const Batch& b = pass.batch;
+  const int64_t n = int64_t(b.targets.size());
+  const bool with_gradient = gradient_scale != 0;
+  HeadResult result;
+  result.nll.resize(n);
+  backend.gather_rows(rows_of(a.head_rows, n), rows_of(a.output, b.size()),
+                      b.target_rows.data());
+  for (int64_t i = 0; i < n; i += a.head_chunk) {
+    check_cancel(pass);
+    const int64_t m = std::min(a.head_chunk, n - i);
+    const Mat rows = a.head_rows.row_range(i, m);
+    const Mat normed = normed_chunk(pass, rows);
+    const Mat logits = rows_of(a.logits, m);
+    backend.matmul(logits, normed, false, model.head.value, true, 0);
+    const Mat d_logits = with_gradient ? gradient_view(logits, model.dtype) : Mat{};
+    backend.cross_entropy(result.nll.data() + i, d_logits, logits, b.targets.data() + i,
+                          gradient_scale);
+    check_finite(pass, result.nll, i, i + m);
+    if (!with_gradient) continue;
+    Parameter* head = model.head.parameter;
+    if (head) backend.matmul(head->gradient, d_logits, true, normed, false, 1);
+    backend.matmul(normed, d_logits, false, model.head.value, false, 0);
+    Parameter* norm = model.final_norm.parameter;
+    backend.rms_norm_backward(normed, false, norm ? norm->gradient : Mat{}, normed, rows,
+                              model.final_norm.value, model.config.norm_epsilon);
+    backend.copy(rows, normed);
+  }
+  if (with_gradient) {
+    const Mat d_stream = rows_of(a.d_stream, b.size());
+    backend.zero(d_stream);
+    backend.scatter_add_rows(d_stream, rows_of(a.d_head_rows, n), b.target_rows.data());
+  }
+  return result;
+}
+
+void logits_of_rows(const Pass& pass, const std::vector<int32_t>& rows, float* out) {
+  Model& model = pass.model;
+  Backend& backend = *model.backend;
+  Activations& a = pass.activations;
+  const int64_t vocab = model.config.vocab_size;
+  for (int64_t i = 0, n = int64_t(rows.size()); i < n; i += a.head_chunk) {
+    check_cancel(pass);
+    const int64_t m = std::min(a.head_chunk, n - i);
+    const Mat chunk = a.head_rows.row_range(0, m);
+    backend.gather_rows(chunk, rows_of(a.output, pass.batch.size()), rows.data() + i);
+    const Mat logits = rows_of(a.logits, m);
+    backend.matmul(logits, normed_chunk(pass, chunk), false, model.head.value, true, 0);
+    backend.download(out + i * vocab, logits.data, size_t(m) * vocab * sizeof(float));
+  }
+}
+
+}  // namespace s2ft

@@ -1,0 +1,165 @@
+#include "model/model.h"
+
+#include "core/error.h"
+
+namespace s2ft {
+
+namespace {
+
+/// Cuts weights off one allocation, first counting, then placing.
+struct Cutter {
+  Arena arena;
+  DType dtype;
+  Mat matrix(int64_t rows, int64_t cols) { return arena.matrix(dtype, rows, cols); }
+};
+
+struct LayerViews {
+  Mat qkv, qkv_bias, o, o_bias, gate_up, gate_up_bias, down, down_bias;
+  Mat attention_norm, mlp_norm, q_norm, k_norm;
+};
+
+LayerViews cut_layer(Cutter& c, const ModelConfig& m) {
+  LayerViews v;
+  const int64_t d = m.hidden_size, k = m.intermediate_size;
+  v.qkv = c.matrix(m.qkv_size(), d);
+  v.o = c.matrix(d, m.q_size());
+  v.gate_up = c.matrix(2 * k, d);
+  v.down = c.matrix(d, k);
+  v.attention_norm = c.matrix(1, d);
+  v.mlp_norm = c.matrix(1, d);
+  if (m.qk_norm) v.q_norm = c.matrix(1, m.head_dim);
+  if (m.qk_norm) v.k_norm = c.matrix(1, m.head_dim);
+  if (m.qkv_bias) v.qkv_bias = c.matrix(1, m.qkv_size());
+  if (m.o_bias) v.o_bias = c.matrix(1, d);
+  if (m.mlp_bias) v.gate_up_bias = c.matrix(1, 2 * k);
+  if (m.mlp_bias) v.down_bias = c.matrix(1, d);
+  return v;
+}
+
+}  // namespace
+
+bool Layer::trains() const {
+  for (const Linear* linear : linears)
+    if (linear->part) return true;
+  return attention_norm.parameter || mlp_norm.parameter;
+}
+
+Model::Model(ModelConfig c, DType t, std::shared_ptr<Backend> b)
+    : config(std::move(c)), dtype(t), backend(std::move(b)), rope(config, backend) {
+  const int64_t d = config.hidden_size, vocab = config.vocab_size;
+  const size_t table = size_t(vocab) * d * dtype_size(dtype);
+  const size_t padded = (table + 63) / 64 * 64;
+  const size_t top =
+      padded * (config.tie_word_embeddings ? 1 : 2) + d * dtype_size(dtype);
+  top_storage_ = backend->allocate(top);
+  bytes_ = top;
+  Arena arena(top_storage_.data());
+  embedding.value = arena.matrix(dtype, vocab, d);
+  head.value =
+      config.tie_word_embeddings ? embedding.value : arena.matrix(dtype, vocab, d);
+  final_norm.value = arena.matrix(dtype, 1, d);
+  add_tensor("model.embed_tokens.weight", embedding.value, false);
+  layers = std::vector<Layer>(config.layers);
+  for (int i = 0; i < config.layers; ++i) build_layer(i);
+  add_tensor("model.norm.weight", final_norm.value, true);
+  if (!config.tie_word_embeddings) add_tensor("lm_head.weight", head.value, false);
+}
+
+void Model::build_layer(int index) {
+  Layer& l = layers[index];
+  Cutter count{Arena(), dtype};
+  cut_layer(count, config);
+  l.storage = backend->allocate(count.arena.peak());
+  bytes_ += count.arena.peak();
+  Cutter place{Arena(l.storage.data()), dtype};
+  const LayerViews v = cut_layer(place, config);
+  const int64_t q = config.q_size(), kv = config.kv_size(), k = config.intermediate_size;
+  const int hd = config.head_dim;
+
+  l.qkv = v.qkv, l.qkv_bias = v.qkv_bias;
+  l.gate_up = v.gate_up, l.gate_up_bias = v.gate_up_bias;
+  l.attention_norm.value = v.attention_norm;
+  l.mlp_norm.value = v.mlp_norm;
+  l.q_norm.value = v.q_norm;
+  l.k_norm.value = v.k_norm;
+  l.kv_head_of.resize(config.heads);
+  for (int h = 0; h < config.heads; ++h)
+    l.kv_head_of[h] = h / (config.heads / config.kv_heads);
+
+  const std::string base = "model.layers." + std::to_string(index) + ".";
+  auto part = [](Mat bias, int64_t begin, int64_t n) {
+    return bias ? bias.col_range(begin, n) : Mat{};
+  };
+  const std::string attn = base + "self_attn.", mlp = base + "mlp.";
+  l.q = {attn + "q_proj", v.qkv.row_range(0, q), part(v.qkv_bias, 0, q)};
+  l.k = {attn + "k_proj", v.qkv.row_range(q, kv), part(v.qkv_bias, q, kv)};
+  l.v = {attn + "v_proj", v.qkv.row_range(q + kv, kv), part(v.qkv_bias, q + kv, kv)};
+  l.o = {attn + "o_proj", v.o, v.o_bias};
+  l.gate = {mlp + "gate_proj", v.gate_up.row_range(0, k), part(v.gate_up_bias, 0, k)};
+  l.up = {mlp + "up_proj", v.gate_up.row_range(k, k), part(v.gate_up_bias, k, k)};
+  l.down = {mlp + "down_proj", v.down, v.down_bias};
+  Linear* all[7] = {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down};
+  std::copy(all, all + 7, l.linears);
+
+  auto rows = [&](const Linear& linear, const std::vector<int32_t>* order, int unit) {
+    add_tensor(linear.name + ".weight", linear.weight, false, order, unit);
+    if (linear.bias) {
+      add_tensor(linear.name + ".bias", linear.bias, true, nullptr, 1, order, unit);
+    }
+  };
+  auto cols = [&](const Linear& linear, const std::vector<int32_t>* order, int unit) {
+    add_tensor(linear.name + ".weight", linear.weight, false, nullptr, 1, order, unit);
+    if (linear.bias) add_tensor(linear.name + ".bias", linear.bias, true);
+  };
+  add_tensor(base + "input_layernorm.weight", l.attention_norm.value, true);
+  rows(l.q, &l.head_order, hd);
+  rows(l.k, &l.kv_order, hd);
+  rows(l.v, &l.kv_order, hd);
+  cols(l.o, &l.head_order, hd);
+  if (config.qk_norm) {
+    add_tensor(base + "self_attn.q_norm.weight", l.q_norm.value, true);
+    add_tensor(base + "self_attn.k_norm.weight", l.k_norm.value, true);
+  }
+  add_tensor(base + "post_attention_layernorm.weight", l.mlp_norm.value, true);
+  rows(l.gate, &l.channel_order, 1);
+  rows(l.up, &l.channel_order, 1);
+  cols(l.down, &l.channel_order, 1);
+}
+
+void Model::add_tensor(const std::string& name, Mat value, bool vector,
+                       const std::vector<int32_t>* row_order, int row_unit,
+                       const std::vector<int32_t>* col_order, int col_unit) {
+  TensorPlace place;
+  place.name = name;
+  place.file_dtype = dtype == DType::bf16 ? "BF16" : "F32";
+  place.shape = vector ? std::vector<int64_t>{value.cols}
+                       : std::vector<int64_t>{value.rows, value.cols};
+  place.value = value;
+  place.row_order = row_order;
+  place.row_unit = row_unit;
+  place.col_order = col_order;
+  place.col_unit = col_unit;
+  tensors.push_back(std::move(place));
+}
+
+Linear* Model::find_linear(const std::string& module) {
+  for (Layer& layer : layers)
+    for (Linear* linear : layer.linears)
+      if (linear->name == module) return linear;
+  return nullptr;
+}
+
+int64_t Model::parameter_count() const {
+  int64_t n = 0;
+  for (const TensorPlace& t : tensors) n += t.value.count();
+  return n;
+}
+
+int Model::lowest_trainable() const {
+  if (embedding.parameter) return -1;
+  for (int i = 0; i < config.layers; ++i)
+    if (layers[i].trains()) return i;
+  return config.layers;
+}
+
+}  // namespace s2ft

@@ -1,0 +1,89 @@
+// Model: configuration, weights and where each checkpoint tensor lives. A layer's weights
+// are one allocation; q|k|v and gate|up lie behind one another so that each group is one
+// product.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+#include "model/config.h"
+#include "model/rope_table.h"
+#include "model/trainable.h"
+
+namespace s2ft {
+
+struct Linear {
+  std::string name;  // checkpoint module, e.g. model.layers.0.self_attn.q_proj
+  Mat weight;        // [out, in]
+  Mat bias;          // (1, out) or empty
+  TrainablePart* part = nullptr;
+};
+
+/// A weight that only full fine-tuning trains (norms, embedding, head).
+struct Weight {
+  Mat value;
+  Parameter* parameter = nullptr;
+};
+
+struct Layer {
+  Linear q, k, v, o, gate, up, down;
+  Mat qkv, qkv_bias;          // [q + 2 kv, d]: the rows of q, k, v
+  Mat gate_up, gate_up_bias;  // [2 k, d]: the rows of gate, up
+  Weight attention_norm, mlp_norm, q_norm, k_norm;
+  std::vector<int32_t> kv_head_of;  // [heads], positions after co-permutation
+  // Co-permutation: order[i] is the original index of the unit now at place i; empty
+  // means identity.
+  std::vector<int32_t> head_order, kv_order, channel_order;
+  Buffer storage;
+
+  Linear* linears[7];
+  bool trains() const;
+};
+
+/// Where a checkpoint tensor lives, and which orders its rows and columns are in.
+struct TensorPlace {
+  std::string name;
+  std::string file_dtype;  // F32, BF16, F16
+  std::vector<int64_t> shape;
+  Mat value;
+  const std::vector<int32_t>* row_order = nullptr;  // of units of `row_unit` rows
+  const std::vector<int32_t>* col_order = nullptr;
+  int row_unit = 1, col_unit = 1;
+};
+
+class Model {
+ public:
+  /// Allocates all weights, uninitialised.
+  Model(ModelConfig config, DType dtype, std::shared_ptr<Backend> backend);
+  Model(const Model&) = delete;
+
+  const ModelConfig config;
+  const DType dtype;
+  const std::shared_ptr<Backend> backend;
+  Weight embedding, final_norm, head;  // head.value is the embedding when tied
+  std::vector<Layer> layers;
+  std::vector<TensorPlace> tensors;  // in checkpoint order
+  RopeTable rope;
+  const void* tuner = nullptr;  // the tuner whose parts are hooked in, if any
+
+  /// The linear layer of a module name, or null.
+  Linear* find_linear(const std::string& module);
+  int64_t parameter_count() const;
+  size_t bytes() const { return bytes_; }
+  /// Lowest layer with a trainable part (config.layers when there is none); -1 when the
+  /// embedding trains.
+  int lowest_trainable() const;
+
+ private:
+  void build_layer(int index);
+  void add_tensor(const std::string& name, Mat value, bool vector,
+                  const std::vector<int32_t>* row_order = nullptr, int row_unit = 1,
+                  const std::vector<int32_t>* col_order = nullptr, int col_unit = 1);
+
+  Buffer top_storage_;
+  size_t bytes_ = 0;
+};
+
+}  // namespace s2ft

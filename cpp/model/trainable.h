@@ -1,0 +1,53 @@
+// The one idea that carries the comparison of methods: a linear layer has a weight and an
+// optional trainable part. The part says which input columns its backward pass needs,
+// adds what it adds to the forward product, and takes its gradient.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "core/arena.h"
+
+namespace s2ft {
+
+/// What the optimizer updates. All matrices have the parameter's shape; gradient and
+/// moments are f32 and contiguous, so they exist at slice shape only.
+struct Parameter {
+  std::string name;            // unique, e.g. model.layers.0.mlp.down_proj
+  std::string module;          // checkpoint module it belongs to
+  std::string kind;            // rows, cols, all, bias, lora_A, lora_B
+  std::vector<int32_t> index;  // slices: original rows or columns, in order
+  Mat weight;                  // view into the model, or the part's own compute copy
+  Mat master;                  // f32; empty when weight is f32
+  Mat gradient, first, second;
+  bool decays = true;  // weight decay applies
+};
+
+/// Columns [begin, begin + count) of the layer's input.
+struct Columns {
+  int64_t begin = 0, count = 0;
+};
+
+class TrainablePart {
+ public:
+  virtual ~TrainablePart() = default;
+  /// Columns of x (T, in) that backward needs; count 0 means none.
+  virtual Columns input_needed() const = 0;
+  /// Takes what must live from forward to backward, for T tokens. Called before a pass.
+  virtual void layout_saved(Arena& arena, int64_t tokens) { (void)arena, (void)tokens; }
+  /// Takes scratch for one call of forward or backward; parts share it.
+  virtual void layout_scratch(Arena& arena, int64_t tokens) { (void)arena, (void)tokens; }
+  /// y += what the part adds.   y (T, out), x (T, in)
+  virtual void forward(Backend& backend, Mat y, Mat x, bool training) {
+    (void)backend, (void)y, (void)x, (void)training;
+  }
+  /// gradient += ...; dx += what flows through the part (dx may be empty).
+  /// dx (T, in), dy (T, out), x (T, input_needed().count)
+  virtual void backward(Backend& backend, Mat dx, Mat dy, Mat x) = 0;
+  /// Dropout masks derive from this; set before every micro-batch.
+  virtual void set_seed(uint64_t seed) { (void)seed; }
+};
+
+}  // namespace s2ft

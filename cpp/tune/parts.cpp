@@ -1,0 +1,172 @@
+#include "tune/parts.h"
+
+#include <cmath>
+
+#include "core/rng.h"
+
+namespace s2ft {
+
+namespace {
+
+struct StateViews {
+  Mat master, gradient, first, second;
+};
+
+StateViews cut_state(const Parameter& p, Arena& arena) {
+  StateViews v;
+  const int64_t rows = p.weight.rows, cols = p.weight.cols;
+  if (p.weight.dtype != DType::f32) v.master = arena.matrix(DType::f32, rows, cols);
+  v.gradient = arena.matrix(DType::f32, rows, cols);
+  v.first = arena.matrix(DType::f32, rows, cols);
+  v.second = arena.matrix(DType::f32, rows, cols);
+  return v;
+}
+
+}  // namespace
+
+size_t optimizer_state_bytes(const Parameter& parameter) {
+  Arena count;
+  cut_state(parameter, count);
+  return count.peak();
+}
+
+Buffer allocate_optimizer_state(Backend& backend, Parameter& p) {
+  Buffer buffer = backend.allocate(optimizer_state_bytes(p));
+  Arena arena(buffer.data());
+  const StateViews v = cut_state(p, arena);
+  p.master = v.master, p.gradient = v.gradient, p.first = v.first, p.second = v.second;
+  if (p.master) backend.copy(p.master, p.weight);
+  for (Mat m : {p.gradient, p.first, p.second}) backend.zero(m);
+  return buffer;
+}
+
+Parameter& TunedPart::add(Backend& backend, const Linear& linear,
+                          const std::string& suffix, const std::string& kind,
+                          Mat weight) {
+  parameters.push_back(std::make_unique<Parameter>());
+  Parameter& p = *parameters.back();
+  p.name = linear.name + suffix;
+  p.module = linear.name;
+  p.kind = kind;
+  p.weight = weight;
+  storage_.push_back(allocate_optimizer_state(backend, p));
+  return p;
+}
+
+// -- S2FT ----------------------------------------------------------------------------
+
+RowsPart::RowsPart(Backend& backend, const Linear& linear, int64_t begin, int64_t count)
+    : begin_(begin), in_(linear.weight.cols) {
+  add(backend, linear, "", "rows", linear.weight.row_range(begin, count));
+}
+
+void RowsPart::backward(Backend& backend, Mat, Mat dy, Mat x) {
+  const Mat gradient = parameters[0]->gradient;
+  backend.matmul(gradient, dy.col_range(begin_, gradient.rows), true, x, false, 1);
+}
+
+ColsPart::ColsPart(Backend& backend, const Linear& linear, int64_t begin, int64_t count)
+    : columns_{begin, count} {
+  add(backend, linear, "", "cols", linear.weight.col_range(begin, count));
+}
+
+void ColsPart::backward(Backend& backend, Mat, Mat dy, Mat x) {
+  backend.matmul(parameters[0]->gradient, dy, true, x, false, 1);
+}
+
+// -- full ----------------------------------------------------------------------------
+
+AllPart::AllPart(Backend& backend, const Linear& linear) : in_(linear.weight.cols) {
+  add(backend, linear, "", "all", linear.weight);
+  if (linear.bias) add(backend, linear, ".bias", "bias", linear.bias);
+}
+
+void AllPart::backward(Backend& backend, Mat, Mat dy, Mat x) {
+  backend.matmul(parameters[0]->gradient, dy, true, x, false, 1);
+  if (parameters.size() > 1) backend.sum_rows(parameters[1]->gradient, dy);
+}
+
+// -- LoRA ----------------------------------------------------------------------------
+
+LoraPart::LoraPart(Backend& backend, const Linear& linear, const LoraOptions& options)
+    : options_(options),
+      in_(linear.weight.cols),
+      out_(linear.weight.rows),
+      dtype_(linear.weight.dtype) {
+  uint64_t hash = options.seed;
+  for (char c : linear.name) hash = (hash ^ uint64_t(uint8_t(c))) * 0x100000001b3u;
+  salt_ = hash;
+  const int64_t r = options.r;
+  // Compute copies in the model's dtype; with f32 they are the masters themselves.
+  Arena count;
+  auto place = [&](Arena& arena) {
+    const Mat a = arena.matrix(dtype_, r, in_), b = arena.matrix(dtype_, out_, r);
+    scaled_ = arena.matrix(dtype_, out_, r);
+    return std::make_pair(a, b);
+  };
+  place(count);
+  storage_.push_back(backend.allocate(count.peak()));
+  Arena arena(storage_.back().data());
+  const auto [a, b] = place(arena);
+
+  // Kaiming-uniform with a = sqrt(5): U(-1/sqrt(in), 1/sqrt(in)).
+  std::vector<float> host(size_t(r) * in_);
+  Rng rng(options.seed, salt_ | 1);
+  const float bound = 1 / std::sqrt(float(in_));
+  for (float& x : host) x = (2 * rng.uniform() - 1) * bound;
+  Buffer staging = backend.allocate(host.size() * sizeof(float));
+  backend.upload(staging.data(), host.data(), host.size() * sizeof(float));
+  const Mat initial = mat(staging.data(), DType::f32, r, in_);
+  backend.copy(a, initial);
+  backend.zero(b);
+  Parameter& pa = add(backend, linear, ".lora_A", "lora_A", a);
+  if (pa.master) backend.copy(pa.master, initial);
+  add(backend, linear, ".lora_B", "lora_B", b);
+  backend.synchronize();
+}
+
+void LoraPart::layout_saved(Arena& arena, int64_t tokens) {
+  low_ = arena.matrix(dtype_, tokens, options_.r);
+}
+
+void LoraPart::layout_scratch(Arena& arena, int64_t tokens) {
+  d_low_ = arena.matrix(dtype_, tokens, options_.r);
+  if (options_.dropout > 0) dropped_ = arena.matrix(dtype_, tokens, in_);
+}
+
+Mat LoraPart::dropped(Backend& backend, Mat x, bool training) {
+  if (!training || options_.dropout <= 0) return x;
+  const Mat y = dropped_.row_range(0, x.rows);
+  backend.dropout(y, x, options_.dropout, step_seed_ ^ salt_);
+  return y;
+}
+
+void LoraPart::forward(Backend& backend, Mat y, Mat x, bool training) {
+  training_ = training;
+  const Mat low = low_.row_range(0, x.rows);
+  backend.matmul(low, dropped(backend, x, training), false, parameters[0]->weight, true,
+                 0);
+  backend.copy(scaled_, parameters[1]->weight);
+  backend.scale(scaled_, options_.scale);
+  backend.matmul(y, low, false, scaled_, true, 1);
+}
+
+void LoraPart::backward(Backend& backend, Mat dx, Mat dy, Mat x) {
+  Parameter &a = *parameters[0], &b = *parameters[1];
+  const Mat low = low_.row_range(0, dy.rows), d_low = d_low_.row_range(0, dy.rows);
+  backend.matmul(d_low, dy, false, scaled_, false, 0);
+  backend.scale(low, options_.scale);
+  backend.matmul(b.gradient, dy, true, low, false, 1);
+  backend.matmul(a.gradient, d_low, true, dropped(backend, x, training_), false, 1);
+  if (!dx) return;
+  if (training_ && options_.dropout > 0) {
+    const Mat through = dropped_.row_range(0, dx.rows);
+    backend.matmul(through, d_low, false, a.weight, false, 0);
+    backend.dropout(through, through, options_.dropout, step_seed_ ^ salt_);
+    backend.add(dx, through);
+  } else {
+    backend.matmul(dx, d_low, false, a.weight, false, 1);
+  }
+}
+
+}  // namespace s2ft

@@ -1,0 +1,99 @@
+// The trainable parts of linear layers: rows and cols (S2FT), all (full fine-tuning),
+// low-rank (LoRA). A part owns its parameters' optimizer memory.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+#include "model/model.h"
+
+namespace s2ft {
+
+/// Allocates gradient, moments and, over bf16 weights, the f32 master (set from the
+/// weight) of a parameter whose name, kind and weight are set. All zero but the master.
+Buffer allocate_optimizer_state(Backend& backend, Parameter& parameter);
+/// Bytes of that allocation.
+size_t optimizer_state_bytes(const Parameter& parameter);
+
+/// A part that the tuner made, with its parameters in the order of their names.
+class TunedPart : public TrainablePart {
+ public:
+  std::vector<std::unique_ptr<Parameter>> parameters;
+
+ protected:
+  Parameter& add(Backend& backend, const Linear& linear, const std::string& suffix,
+                 const std::string& kind, Mat weight);
+  std::vector<Buffer> storage_;
+};
+
+/// Rows [begin, begin + count) of the output train.   gradient [count, in]
+class RowsPart : public TunedPart {
+ public:
+  RowsPart(Backend& backend, const Linear& linear, int64_t begin, int64_t count);
+  Columns input_needed() const override { return {0, in_}; }
+  void backward(Backend& backend, Mat dx, Mat dy, Mat x) override;
+
+ private:
+  int64_t begin_, in_;
+};
+
+/// Columns [begin, begin + count) of the input train.   gradient [out, count]
+class ColsPart : public TunedPart {
+ public:
+  ColsPart(Backend& backend, const Linear& linear, int64_t begin, int64_t count);
+  Columns input_needed() const override { return columns_; }
+  void backward(Backend& backend, Mat dx, Mat dy, Mat x) override;
+
+ private:
+  Columns columns_;
+};
+
+/// The whole weight and the bias train.
+class AllPart : public TunedPart {
+ public:
+  AllPart(Backend& backend, const Linear& linear);
+  Columns input_needed() const override { return {0, in_}; }
+  void backward(Backend& backend, Mat dx, Mat dy, Mat x) override;
+
+ private:
+  int64_t in_;
+};
+
+struct LoraOptions {
+  int64_t r = 8;
+  float scale = 1;  // alpha / r, or alpha / sqrt(r)
+  float dropout = 0;
+  uint64_t seed = 0;
+};
+
+/// y += scale dropout(x) A^T B^T with A [r, in] and B [out, r]; A starts Kaiming-uniform
+/// and B zero, as in PEFT, so that training starts at the base model.
+class LoraPart : public TunedPart {
+ public:
+  LoraPart(Backend& backend, const Linear& linear, const LoraOptions& options);
+  Columns input_needed() const override { return {0, in_}; }
+  void layout_saved(Arena& arena, int64_t tokens) override;
+  void layout_scratch(Arena& arena, int64_t tokens) override;
+  void forward(Backend& backend, Mat y, Mat x, bool training) override;
+  void backward(Backend& backend, Mat dx, Mat dy, Mat x) override;
+  void set_seed(uint64_t seed) override { step_seed_ = seed; }
+  float scale() const { return options_.scale; }
+
+ private:
+  /// x, or its masked copy in scratch.
+  Mat dropped(Backend& backend, Mat x, bool training);
+
+  LoraOptions options_;
+  int64_t in_, out_;
+  DType dtype_;
+  uint64_t salt_, step_seed_ = 0;
+  bool training_ = false;
+  Mat low_;      // (T, r) scale * dropout(x) A^T, from forward to backward
+  Mat d_low_;    // (T, r)
+  Mat dropped_;  // (T, in), only with dropout
+  Mat scaled_;   // [out, r] B's compute copy times scale
+};
+
+}  // namespace s2ft

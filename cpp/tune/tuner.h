@@ -1,0 +1,121 @@
+// Tuner: one training run over a model. Owns the trainable parts, the optimizer state and
+// the arena of activations; keeps the model alive. Not thread-safe: one thread at a time.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "model/transformer.h"
+#include "tune/parts.h"
+#include "tune/selection.h"
+
+namespace s2ft {
+
+struct MethodSpec {
+  enum class Kind { s2ft, lora, full } kind = Kind::s2ft;
+  std::vector<LayerSelection> selection;  // s2ft, one a layer
+  std::vector<std::string> modules;       // lora
+  LoraOptions lora;
+};
+
+struct OptimizerSpec {
+  float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0;
+  float max_grad_norm = 0;  // 0: no clipping
+};
+
+struct StepResult {
+  double loss = 0, grad_norm = 0;
+  int64_t tokens = 0;
+};
+
+struct MemoryPlan {
+  size_t weights = 0, trainable = 0, optimizer = 0, activations = 0, workspace = 0;
+  size_t total() const {
+    return weights + trainable + optimizer + activations + workspace;
+  }
+};
+
+/// NOT_FINITE during a step: where.
+struct NotFinite : Error {
+  NotFinite(const std::string& message, int micro, int sample_index)
+      : Error("NOT_FINITE", message), micro_batch(micro), sample(sample_index) {}
+  int micro_batch, sample;
+};
+
+class Tuner {
+ public:
+  /// Throws INVALID_ARGUMENT for a bad selection or unknown module, BUSY when the model
+  /// already has a tuner attached.
+  Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
+        const OptimizerSpec& optimizer, Recompute recompute);
+  ~Tuner();
+  Tuner(const Tuner&) = delete;
+
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+  /// For one micro-batch of this many tokens, `trained` of them with a label.
+  MemoryPlan plan(int64_t tokens, int64_t trained);
+
+  /// One optimizer step over the micro-batches; the loss is the mean over all their
+  /// trained tokens. On any error weights and moments are as before.
+  StepResult step(const std::vector<std::vector<Sample>>& micro_batches,
+                  float learning_rate);
+  /// Mean loss; afterwards every parameter's `gradient` holds its gradient.
+  double gradients(const std::vector<Sample>& samples);
+  /// Slices: weight minus base. Others: the weight, from its master.
+  std::vector<float> values(const Parameter& parameter);
+
+  void save_state(const std::string& path, std::map<std::string, std::string> metadata);
+  std::map<std::string, std::string> load_state(const std::string& path);
+
+  /// Takes the tuned weights out: base weights in base order, parts unhooked. Full
+  /// fine-tuning has no base to return to and leaves its weights in.
+  void detach();
+  /// Puts them in again. Throws BUSY when another tuner is attached.
+  void attach();
+  bool attached() const { return attached_; }
+
+  std::atomic<bool> cancel{false};
+
+ private:
+  void build_s2ft(const MethodSpec& method);
+  void build_lora(const MethodSpec& method);
+  void build_full();
+  void hook_parts();
+  void restore_order();
+  void adopt(Linear& linear, std::unique_ptr<TunedPart> part);
+  void train_weight(Weight& weight, const std::string& name, bool decays);
+  void zero_gradients();
+  double forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
+                          int64_t& tokens);
+  double micro_step(const Batch& batch, int micro, float gradient_scale);
+  void prepare_arena(int64_t tokens, int64_t trained);
+
+  std::shared_ptr<Model> model_;
+  OptimizerSpec optimizer_;
+  Recompute recompute_;
+  MethodSpec::Kind kind_;
+  std::vector<CoPermutation> permutations_;
+  struct Hook {
+    Linear* linear;
+    std::unique_ptr<TunedPart> part;
+  };
+  std::vector<Hook> hooks_;
+  struct Trained {
+    Weight* weight;
+    std::unique_ptr<Parameter> parameter;
+    Buffer state;
+  };
+  std::vector<Trained> trained_;
+  std::vector<Parameter*> parameters_;
+  std::vector<Buffer> bases_;  // S2FT: the slices as they were, contiguous, model dtype
+  Buffer arena_;
+  Activations activations_;
+  int64_t step_ = 0;
+  bool attached_ = false;
+};
+
+}  // namespace s2ft

@@ -1,0 +1,125 @@
+// What a run leaves behind: values for adapters, and the state that a resumed run needs
+// to continue bitwise the same.
+#include "io/safetensors.h"
+#include "tune/tuner.h"
+
+namespace s2ft {
+
+namespace {
+
+/// A matrix as contiguous f32 on the host.
+std::vector<float> to_host(Backend& backend, Mat x) {
+  std::vector<float> host(size_t(x.count()));
+  if (x.dtype == DType::f32 && x.ld == x.cols) {
+    backend.synchronize();
+    backend.download(host.data(), x.data, host.size() * sizeof(float));
+    return host;
+  }
+  const Buffer staging = backend.allocate(host.size() * sizeof(float));
+  backend.copy(mat(staging.data(), DType::f32, x.rows, x.cols), x);
+  backend.synchronize();
+  backend.download(host.data(), staging.data(), host.size() * sizeof(float));
+  return host;
+}
+
+void from_host(Backend& backend, Mat x, const float* host) {
+  const size_t bytes = size_t(x.count()) * sizeof(float);
+  const Buffer staging = backend.allocate(bytes);
+  backend.upload(staging.data(), host, bytes);
+  backend.copy(x, mat(staging.data(), DType::f32, x.rows, x.cols));
+  backend.synchronize();
+}
+
+/// What holds a parameter's f32 value.
+Mat master_of(const Parameter& p) {
+  return p.master ? p.master : p.weight;
+}
+
+}  // namespace
+
+std::vector<float> Tuner::values(const Parameter& parameter) {
+  Backend& backend = *model_->backend;
+  if (kind_ != MethodSpec::Kind::s2ft) return to_host(backend, master_of(parameter));
+  size_t i = 0;
+  while (parameters_[i] != &parameter) ++i;
+  // The change that the weights really made, so that fusing reproduces them: with bf16
+  // weights that is the rounded master's.
+  const Mat w = parameter.weight;
+  std::vector<float> tuned = to_host(backend, w);
+  std::vector<float> base =
+      to_host(backend, mat(bases_[i].data(), w.dtype, w.rows, w.cols));
+  if (!attached_) tuned.swap(base);
+  for (size_t j = 0; j < tuned.size(); ++j) tuned[j] -= base[j];
+  return tuned;
+}
+
+void Tuner::save_state(const std::string& path,
+                       std::map<std::string, std::string> metadata) {
+  attach();
+  std::vector<TensorSource> tensors;
+  for (const Parameter* p : parameters_) {
+    auto add = [&](const char* suffix, Mat x) {
+      TensorSource t;
+      t.name = p->name + suffix;
+      t.dtype = "F32";
+      t.shape = {x.rows, x.cols};
+      t.source = [this, x](const ByteSink& sink) {
+        const std::vector<float> host = to_host(*model_->backend, x);
+        sink(host.data(), host.size() * sizeof(float));
+      };
+      tensors.push_back(std::move(t));
+    };
+    add(".master", master_of(*p));
+    add(".first", p->first);
+    add(".second", p->second);
+  }
+  metadata["step"] = std::to_string(step_);
+  write_safetensors(path, tensors, metadata);
+}
+
+std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
+  attach();
+  const auto file = SafetensorsFile::open(path);
+  auto find = [&](const std::string& name, Mat x) {
+    const TensorInfo* info = file->find(name);
+    if (!info)
+      throw Error("CORRUPT_FILE",
+                  "[resume] " + path + ": tensor " + name + " is missing");
+    if (info->dtype != "F32" || info->shape != std::vector<int64_t>{x.rows, x.cols}) {
+      throw Error("SHAPE_MISMATCH",
+                  "[resume] " + path + ": tensor " + name + ": expected F32 [" +
+                      std::to_string(x.rows) + ", " + std::to_string(x.cols) +
+                      "], found " + info->dtype + " of " + std::to_string(info->count()) +
+                      " elements: the run had other trainable parts");
+    }
+    return info;
+  };
+  const auto& metadata = file->metadata();
+  auto step = metadata.find("step");
+  if (step == metadata.end() ||
+      step->second.find_first_not_of("0123456789") != std::string::npos ||
+      step->second.empty() || step->second.size() > 15)
+    throw Error("CORRUPT_FILE", "[resume] " + path + ": metadata has no step count");
+  // Everything is checked before anything is overwritten.
+  for (const Parameter* p : parameters_) {
+    find(p->name + ".master", p->weight);
+    find(p->name + ".first", p->first);
+    find(p->name + ".second", p->second);
+  }
+  auto load = [&](const std::string& name, Mat x) {
+    const TensorInfo* info = find(name, x);
+    std::vector<float> host(size_t(x.count()));
+    std::memcpy(host.data(), file->data(*info), host.size() * sizeof(float));
+    from_host(*model_->backend, x, host.data());
+  };
+  for (Parameter* p : parameters_) {
+    load(p->name + ".master", master_of(*p));
+    if (p->master) model_->backend->copy(p->weight, p->master);
+    load(p->name + ".first", p->first);
+    load(p->name + ".second", p->second);
+  }
+  step_ = std::stoll(step->second);
+  return metadata;
+}
+
+}  // namespace s2ft
