@@ -1,5 +1,6 @@
 // The public face of the package: everything a user imports.
 export { Adapter } from './adapter/adapter.js'
+export { toLora } from './adapter/to-lora.js'
 export type {
   AdapterInfo,
   FuseOptions,

@@ -1,0 +1,101 @@
+// An adapter: what fine-tuning changed, apart from its base. Holds plain typed arrays.
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { S2FTError } from '../errors.js'
+import { publishDirectory } from '../model/directory.js'
+import { readJson, show } from '../model/validate.js'
+import type { Tensor } from '../native/binding.js'
+import { native } from '../native/load.js'
+import { checkLoraTensors, type LoraConfig, loraConfig, parseLoraConfig } from './lora-format.js'
+import { checkS2ftTensors, parseS2ftConfig, s2ftConfig } from './s2ft-format.js'
+import type { AdapterInfo } from './types.js'
+
+const CONFIG = 'adapter_config.json'
+const WEIGHTS = 'adapter_model.safetensors'
+/** Where a LoRA adapter keeps its base's fingerprint: PEFT warns of unknown config keys. */
+const FINGERPRINT = 's2ft_base_fingerprint'
+
+export class Adapter {
+  /** @internal Use Adapter.load or trainer.adapter(). */
+  constructor(
+    readonly info: AdapterInfo,
+    /** Tensors by the names that the adapter's file has. */
+    readonly tensors: Map<string, Tensor>,
+    /** @internal Ranks and alphas of single LoRA modules. */
+    readonly patterns: Pick<LoraConfig, 'ranks' | 'alphas'> = { ranks: {}, alphas: {} },
+  ) {
+    const where = 'adapter'
+    if (info.type === 's2ft') checkS2ftTensors(info, tensors, where)
+    else checkLoraTensors(tensors, where)
+  }
+
+  /** Trained values: all tensors but the indices. */
+  get parameters(): number {
+    let count = 0
+    for (const { dtype, data } of this.tensors.values()) if (dtype !== 'I32') count += data.length
+    return count
+  }
+
+  /** Bytes of all tensors. */
+  get bytes(): number {
+    let bytes = 0
+    for (const { data } of this.tensors.values()) bytes += data.byteLength
+    return bytes
+  }
+
+  /**
+   * Reads an S²FT adapter or a LoRA adapter in PEFT's format. Nothing in it is trusted: throws IO
+   * when a file is missing, CORRUPT_FILE or SHAPE_MISMATCH naming field or tensor, UNSUPPORTED
+   * for other kinds of adapter.
+   */
+  static async load(directory: string): Promise<Adapter> {
+    const configFile = join(directory, CONFIG)
+    const raw = await readJson(configFile, 'CORRUPT_FILE')
+    const type = (raw as { peft_type?: unknown } | null)?.peft_type
+    const file = join(directory, WEIGHTS)
+    if (type !== 'S2FT' && type !== 'LORA') {
+      throw new S2FTError(
+        'UNSUPPORTED',
+        `${configFile}: peft_type: expected "S2FT" or "LORA", found ${show(type)}`,
+      )
+    }
+    if (type === 'S2FT') {
+      const info = parseS2ftConfig(raw, configFile)
+      const { tensors } = await native().readSafetensors(file)
+      const map = new Map(Object.entries(tensors))
+      checkS2ftTensors(info, map, file)
+      return new Adapter(info, map)
+    }
+    const { info, ranks, alphas } = parseLoraConfig(raw, configFile)
+    const { tensors, metadata } = await native().readSafetensors(file)
+    const map = new Map(Object.entries(tensors))
+    checkLoraTensors(map, file)
+    const fingerprint = metadata[FINGERPRINT]
+    if (fingerprint !== undefined) info.baseFingerprint = fingerprint
+    return new Adapter(info, map, { ranks, alphas })
+  }
+
+  /**
+   * Writes adapter_config.json and adapter_model.safetensors, complete or not at all; an adapter
+   * already there is replaced, other files stay. Throws IO.
+   */
+  async save(directory: string): Promise<void> {
+    const config =
+      this.info.type === 's2ft'
+        ? s2ftConfig(this.info)
+        : loraConfig({ info: this.info, ...this.patterns })
+    await publishDirectory(directory, { marker: CONFIG }, async (temporary) => {
+      const metadata: Record<string, string> = { format: 'pt' }
+      if (this.info.type === 'lora' && this.info.baseFingerprint !== undefined) {
+        metadata[FINGERPRINT] = this.info.baseFingerprint
+      }
+      const names = [...this.tensors.keys()].sort()
+      const tensors = Object.fromEntries(names.map((name) => [name, this.tensors.get(name)!]))
+      await native().writeSafetensors(join(temporary, WEIGHTS), tensors, metadata)
+      await writeFile(join(temporary, CONFIG), `${JSON.stringify(config, null, 2)}\n`)
+    })
+  }
+
+  /** @internal */
+  static readonly files = { CONFIG, WEIGHTS }
+}

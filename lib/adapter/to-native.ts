@@ -1,0 +1,54 @@
+// Fits an adapter to a model: every name, shape and index is checked before it is fused.
+import { S2FTError } from '../errors.js'
+import { moduleShape, parseModule } from '../model/modules.js'
+import { show } from '../model/validate.js'
+import type { NativeDelta, NativeLora, NativeModelConfig } from '../native/binding.js'
+import type { Adapter } from './adapter.js'
+import { loraName, patternValue } from './lora-format.js'
+import { deltaName, indexName } from './s2ft-format.js'
+import { expectShape, floatValues, indexValues } from './values.js'
+
+function shapeIn(config: NativeModelConfig, module: string): [number, number] {
+  const place = parseModule(module)
+  if (place && place.layer < config.layers) return moduleShape(config, place.kind)
+  throw new S2FTError(
+    'ADAPTER_MISMATCH',
+    `adapter: expected a linear module within ${config.layers} layers, found ${show(module)}`,
+  )
+}
+
+/**
+ * The slices of an S²FT adapter with the model's shapes. Throws ADAPTER_MISMATCH for a module
+ * that the model lacks, SHAPE_MISMATCH, CORRUPT_FILE for an index out of range.
+ */
+export function toDeltas(adapter: Adapter, config: NativeModelConfig): NativeDelta[] {
+  if (adapter.info.type !== 's2ft') return []
+  return adapter.info.slices.map(({ module, axis, count }) => {
+    const [out, input] = shapeIn(config, module)
+    const delta = adapter.tensors.get(deltaName(module))!
+    expectShape(delta, axis === 'rows' ? [count, input] : [out, count], deltaName(module))
+    const limit = axis === 'rows' ? out : input
+    const index = indexValues(adapter.tensors.get(indexName(module))!, indexName(module), limit)
+    return { module, axis, index, delta: floatValues(delta, deltaName(module)) }
+  })
+}
+
+/** The factors of a LoRA adapter. Throws as toDeltas does. */
+export function toLoras(adapter: Adapter, config: NativeModelConfig): NativeLora[] {
+  const { info, patterns } = adapter
+  if (info.type !== 'lora') return []
+  const names = [...adapter.tensors.keys()].filter((name) => name.endsWith('.lora_A.weight'))
+  return names.map((name) => {
+    const module = name.slice('base_model.model.'.length, -'.lora_A.weight'.length)
+    const [out, input] = shapeIn(config, module)
+    const a = adapter.tensors.get(name)!
+    const b = adapter.tensors.get(loraName(module, 'B'))!
+    const r = a.shape[0]!
+    const expected = patternValue(patterns.ranks, module) ?? info.r
+    expectShape(a, [expected, input], name)
+    expectShape(b, [out, r], loraName(module, 'B'))
+    const alpha = patternValue(patterns.alphas, module) ?? info.alpha
+    const scale = alpha / (info.rslora ? Math.sqrt(r) : r)
+    return { module, r, a: floatValues(a, name), b: floatValues(b, loraName(module, 'B')), scale }
+  })
+}

@@ -1,0 +1,80 @@
+// Reads and checks tensors of adapter files.
+import { S2FTError } from '../errors.js'
+import { show } from '../model/validate.js'
+import type { Tensor } from '../native/binding.js'
+
+function halfToFloat(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 31
+  const fraction = bits & 1023
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
+  if (exponent === 0) return sign * fraction * 2 ** -24
+  return sign * (1024 + fraction) * 2 ** (exponent - 25)
+}
+
+/** F32 values of an F32, BF16 or F16 tensor. Throws CORRUPT_FILE for I32 and for NaN or infinity. */
+export function floatValues(tensor: Tensor, where: string): Float32Array {
+  let values: Float32Array
+  if (tensor.dtype === 'F32') {
+    values = tensor.data as Float32Array
+  } else if (tensor.dtype === 'BF16') {
+    const widened = new Uint32Array(tensor.data.length)
+    for (let i = 0; i < widened.length; i++) widened[i] = tensor.data[i]! << 16
+    values = new Float32Array(widened.buffer)
+  } else if (tensor.dtype === 'F16') {
+    values = Float32Array.from(tensor.data as Uint16Array, halfToFloat)
+  } else {
+    throw new S2FTError(
+      'CORRUPT_FILE',
+      `${where}: expected F32, BF16 or F16, found ${tensor.dtype}`,
+    )
+  }
+  const at = values.findIndex((value) => !Number.isFinite(value))
+  if (at >= 0) {
+    throw new S2FTError(
+      'CORRUPT_FILE',
+      `${where}[${at}]: expected finite values, found ${values[at]}`,
+    )
+  }
+  return values
+}
+
+/** Distinct indices in [0, limit). Throws CORRUPT_FILE naming the position. */
+export function indexValues(tensor: Tensor, where: string, limit = 2 ** 31): Int32Array {
+  if (tensor.dtype !== 'I32' || tensor.shape.length !== 1) {
+    throw new S2FTError(
+      'CORRUPT_FILE',
+      `${where}: expected I32 of one dimension, found ${tensor.dtype} ${show(tensor.shape)}`,
+    )
+  }
+  const index = tensor.data as Int32Array
+  const seen = new Set<number>()
+  for (const [position, value] of index.entries()) {
+    if (value < 0 || value >= limit) {
+      throw new S2FTError(
+        'CORRUPT_FILE',
+        `${where}[${position}]: expected an index in [0, ${limit}), found ${value}`,
+      )
+    }
+    if (seen.has(value)) {
+      throw new S2FTError(
+        'CORRUPT_FILE',
+        `${where}[${position}]: expected each index once, found ${value} again`,
+      )
+    }
+    seen.add(value)
+  }
+  return index
+}
+
+export function expectShape(tensor: Tensor, shape: readonly (number | undefined)[], where: string) {
+  const fits =
+    tensor.shape.length === shape.length &&
+    tensor.shape.every((length, axis) => shape[axis] === undefined || shape[axis] === length)
+  if (fits) return
+  const wanted = shape.map((length) => length ?? 'any').join(', ')
+  throw new S2FTError(
+    'SHAPE_MISMATCH',
+    `${where}: expected shape [${wanted}], found [${tensor.shape.join(', ')}]`,
+  )
+}

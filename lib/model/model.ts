@@ -1,0 +1,212 @@
+// A loaded model: the handle that scoring, generation, adapters and training hang on.
+// It owns the native model, whose weights live outside the JavaScript heap.
+import { stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Adapter } from '../adapter/adapter.js'
+import { Fusion } from '../adapter/fusion.js'
+import type { FuseOptions } from '../adapter/types.js'
+import { generateBatchTexts, generateTokens } from '../engine/generate.js'
+import { S2FTError } from '../errors.js'
+import type { DType, NativeModel } from '../native/binding.js'
+import { native } from '../native/load.js'
+import { Tokenizer } from '../tokenizer/index.js'
+import { parseModelConfig } from './config.js'
+import { checkpointDtype, weightFiles } from './files.js'
+import { loadOptions } from './options.js'
+import { checkBatch, checkTokens, trainedTokens } from './samples.js'
+import { saveModel } from './save.js'
+import type {
+  Device,
+  GenerateBatchOptions,
+  GenerateEvent,
+  GenerateOptions,
+  GenerateResult,
+  LoadOptions,
+  ModelConfig,
+  Prompt,
+  SampleInput,
+  SaveOptions,
+  Tokens,
+} from './types.js'
+import { readJson } from './validate.js'
+
+export class Model {
+  private disposed = false
+  private loadedTokenizer: Promise<Tokenizer> | undefined
+  private baseFingerprint: Promise<string> | undefined
+  private readonly fusion: Fusion
+  /** @internal Trainers alive; each disposes itself before the model goes. */
+  readonly trainers = new Set<{ dispose(): Promise<void> }>()
+
+  private constructor(
+    private readonly handle: NativeModel,
+    /** Where the model was loaded from, as given. */
+    readonly directory: string,
+    readonly config: ModelConfig,
+    readonly device: Device,
+    readonly dtype: DType,
+    /** CPUs in use; part of what makes a run repeatable bit by bit. */
+    readonly threads: number,
+  ) {
+    this.fusion = new Fusion(handle, config.native, () => this.fingerprint())
+  }
+
+  /**
+   * Loads a Hugging Face directory: config.json and model.safetensors, or shards with their
+   * index. Throws INVALID_CONFIG, UNSUPPORTED_MODEL, CORRUPT_FILE, SHAPE_MISMATCH, IO,
+   * DEVICE_UNAVAILABLE, each naming file and field or tensor.
+   */
+  static async load(directory: string, options: LoadOptions = {}): Promise<Model> {
+    const { device, dtype, threads, arithmetic } = loadOptions(options)
+    const found = await stat(directory).catch(() => undefined)
+    if (!found?.isDirectory()) {
+      throw new S2FTError('IO', `expected a model directory at ${directory}, found none`)
+    }
+    const configFile = join(directory, 'config.json')
+    const config = parseModelConfig(await readJson(configFile, 'INVALID_CONFIG'), configFile)
+    const files = await weightFiles(directory)
+    const stored = dtype === 'auto' ? await checkpointDtype(files[0]!) : dtype
+    const place = device === 'auto' ? 'cpu' : device
+    const spec = { config: config.native, files, dtype: stored, device: place, threads, arithmetic }
+    const handle = await native().loadModel(spec)
+    return new Model(handle, directory, config, place, stored, threads)
+  }
+
+  /** Native bytes of the weights. */
+  get bytes(): number {
+    return this.native().bytes
+  }
+
+  /** Number of weights. */
+  get parameters(): number {
+    return this.native().parameters
+  }
+
+  /** @internal The handle, for the package's own classes. Throws DISPOSED. */
+  native(): NativeModel {
+    if (this.disposed) {
+      throw new S2FTError('DISPOSED', `the model of ${this.directory} was disposed`)
+    }
+    return this.handle
+  }
+
+  /** The tokenizer beside the weights, loaded on first use. Throws IO when there is none. */
+  tokenizer(): Promise<Tokenizer> {
+    this.loadedTokenizer ??= Tokenizer.load(this.directory)
+    return this.loadedTokenizer
+  }
+
+  /** Hash of the base weights (hex): adapters name their base by it. */
+  fingerprint(): Promise<string> {
+    this.baseFingerprint ??= this.native().fingerprint()
+    return this.baseFingerprint
+  }
+
+  /** @internal Full fine-tuning changed the base. */
+  forgetFingerprint(): void {
+    this.baseFingerprint = undefined
+  }
+
+  /** Scores of the next token at every position: [tokens, vocab], row after row. */
+  async logits(tokens: Tokens): Promise<Float32Array> {
+    return this.native().logits(checkTokens(tokens, this.config.native.vocabSize))
+  }
+
+  /** log p(tokens[i + 1] | tokens[..i]) at [i]; one value fewer than tokens. */
+  async logProbs(tokens: Tokens): Promise<Float32Array> {
+    const [scores] = await this.scoreBatch([{ tokens }])
+    return scores!
+  }
+
+  /**
+   * For each sample, log p(labels[i + 1] | tokens[..i]) at [i], 0 where that label is -100; one
+   * value fewer than tokens.
+   */
+  async scoreBatch(samples: readonly SampleInput[]): Promise<Float32Array[]> {
+    const batch = checkBatch(samples, this.config.native.vocabSize)
+    const scores = await this.native().score(
+      batch.map(({ tokens, labels }) => ({ tokens, labels })),
+    )
+    return scores.map((row, i) => row.subarray(0, batch[i]!.tokens.length - 1))
+  }
+
+  /** Mean negative log-likelihood over the trained tokens of all samples. */
+  async loss(samples: readonly SampleInput[]): Promise<{ loss: number; tokens: number }> {
+    const batch = checkBatch(samples, this.config.native.vocabSize)
+    const tokens = batch.reduce((sum, { labels }) => sum + trainedTokens(labels), 0)
+    if (tokens === 0) {
+      throw new S2FTError(
+        'INVALID_DATA',
+        'samples: expected at least one trained token (a label other than -100 after the first)',
+      )
+    }
+    let total = 0
+    for (const row of await this.scoreBatch(batch)) for (const value of row) total -= value
+    return { loss: total / tokens, tokens }
+  }
+
+  /**
+   * Generates token by token from ids, text or a conversation. Returning early (break) frees the
+   * cache. The generator's return value is the whole result.
+   */
+  generate(
+    prompt: Prompt,
+    options: GenerateOptions = {},
+  ): AsyncGenerator<GenerateEvent, GenerateResult> {
+    return generateTokens(this, prompt, options)
+  }
+
+  /** Generates to the end. */
+  async generateText(prompt: Prompt, options: GenerateOptions = {}): Promise<GenerateResult> {
+    const events = this.generate(prompt, options)
+    for (;;) {
+      const next = await events.next()
+      if (next.done) return next.value
+    }
+  }
+
+  /**
+   * Generates for many prompts, `slots` at a time; results in the prompts' order. Sampling of
+   * prompt i depends on the seed and i only, not on its neighbours.
+   */
+  generateBatch(
+    prompts: readonly Prompt[],
+    options: GenerateBatchOptions = {},
+  ): Promise<GenerateResult[]> {
+    return generateBatchTexts(this, prompts, options)
+  }
+
+  /**
+   * Adds an adapter to the weights. Throws ADAPTER_MISMATCH when it was made for another base
+   * (unless `force`), SHAPE_MISMATCH, INVALID_ARGUMENT when it is fused already.
+   */
+  async fuse(adapter: Adapter, options: FuseOptions = {}): Promise<void> {
+    this.native()
+    await this.fusion.fuse(adapter, options)
+  }
+
+  /** Takes a fused adapter out again: the weights are the same bits as before. */
+  async unfuse(adapter: Adapter): Promise<void> {
+    this.native()
+    await this.fusion.unfuse(adapter)
+  }
+
+  /**
+   * Writes a complete Hugging Face directory, or nothing: weights as they are now (fused
+   * adapters included), config.json, tokenizer, chat template.
+   */
+  async save(directory: string, options: SaveOptions = {}): Promise<void> {
+    await saveModel(this.native(), this.directory, directory, options)
+  }
+
+  /** Waits for work in flight and frees the weights; its trainers go first. */
+  async dispose(): Promise<void> {
+    for (const trainer of this.trainers) await trainer.dispose()
+    this.disposed = true
+    await this.handle.dispose()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose()
+  }
+}
