@@ -1,0 +1,217 @@
+// Several adapters may touch the same element. So every change goes: base bits back, keep
+// the base bits that are newly touched, add all adapters again in order.
+#include "adapter/fusion.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.h"
+
+namespace s2ft {
+
+namespace {
+
+Linear& linear_of(Model& model, const std::string& module) {
+  Linear* linear = model.find_linear(module);
+  if (!linear)
+    throw Error("ADAPTER_MISMATCH", "[fuse] the model has no linear layer " + module);
+  return *linear;
+}
+
+/// A weight's bytes on the host, written back when it goes out of scope unless read-only.
+class HostWeight {
+ public:
+  HostWeight(Backend& backend, Mat w) : backend_(backend), w_(w) {
+    bytes_.resize(size_t(w.count()) * dtype_size(w.dtype));
+    backend_.synchronize();
+    backend_.download(bytes_.data(), w.data, bytes_.size());
+  }
+  void write_back() {
+    backend_.upload(w_.data, bytes_.data(), bytes_.size());
+    backend_.synchronize();
+  }
+  char* at(int64_t row, int64_t col) {
+    return bytes_.data() + size_t(row * w_.cols + col) * dtype_size(w_.dtype);
+  }
+  void add(int64_t row, int64_t col, float delta) {
+    char* p = at(row, col);
+    if (w_.dtype == DType::f32) {
+      float x;
+      std::memcpy(&x, p, 4);
+      x += delta;
+      std::memcpy(p, &x, 4);
+    } else {
+      bf16 x;
+      std::memcpy(&x, p, 2);
+      x = to_bf16(to_float(x) + delta);
+      std::memcpy(p, &x, 2);
+    }
+  }
+  std::vector<char>& bytes() { return bytes_; }
+
+ private:
+  Backend& backend_;
+  Mat w_;
+  std::vector<char> bytes_;
+};
+
+std::set<std::string> modules_of(const AdapterDeltas& adapter) {
+  std::set<std::string> out;
+  for (const SliceDelta& s : adapter.slices) out.insert(s.module);
+  for (const LoraDelta& l : adapter.loras) out.insert(l.module);
+  return out;
+}
+
+}  // namespace
+
+void Fusion::check(const AdapterDeltas& adapter) const {
+  auto size = [](const std::string& module, const char* what, int64_t expected,
+                 size_t found) {
+    if (size_t(expected) == found) return;
+    throw Error("ADAPTER_MISMATCH", "[fuse] " + module + ": expected " +
+                                        std::to_string(expected) + " values of " + what +
+                                        ", found " + std::to_string(found));
+  };
+  for (const SliceDelta& s : adapter.slices) {
+    const Mat w = linear_of(*model_, s.module).weight;
+    const int64_t n = s.rows ? w.rows : w.cols, other = s.rows ? w.cols : w.rows;
+    size(s.module, "s2ft_delta", int64_t(s.index.size()) * other, s.delta.size());
+    std::vector<int32_t> sorted = s.index;
+    std::sort(sorted.begin(), sorted.end());
+    for (size_t i = 0; i < sorted.size(); ++i) {
+      const bool twice = i > 0 && sorted[i] == sorted[i - 1];
+      if (sorted[i] >= 0 && sorted[i] < n && !twice) continue;
+      throw Error("ADAPTER_MISMATCH",
+                  "[fuse] " + s.module + ": expected distinct indices in [0, " +
+                      std::to_string(n) + "), found " + std::to_string(sorted[i]) +
+                      (twice ? " twice" : ""));
+    }
+  }
+  for (const LoraDelta& l : adapter.loras) {
+    const Mat w = linear_of(*model_, l.module).weight;
+    size(l.module, "lora_A", l.r * w.cols, l.a.size());
+    size(l.module, "lora_B", l.r * w.rows, l.b.size());
+  }
+}
+
+void Fusion::restore(const std::string& module) {
+  auto it = bases_.find(module);
+  if (it == bases_.end()) return;
+  const Base& base = it->second;
+  const Mat w = linear_of(*model_, module).weight;
+  HostWeight host(*model_->backend, w);
+  const size_t size = dtype_size(w.dtype);
+  if (base.whole) {
+    host.bytes() = base.all;
+  } else {
+    for (const auto& [row, bytes] : base.rows)
+      std::memcpy(host.at(row, 0), bytes.data(), bytes.size());
+    for (const auto& [col, bytes] : base.cols)
+      for (int64_t i = 0; i < w.rows; ++i)
+        std::memcpy(host.at(i, col), bytes.data() + size_t(i) * size, size);
+  }
+  host.write_back();
+}
+
+void Fusion::keep(const AdapterDeltas& adapter) {
+  for (const std::string& module : modules_of(adapter)) {
+    const Mat w = linear_of(*model_, module).weight;
+    HostWeight host(*model_->backend, w);
+    Base& base = bases_[module];
+    const size_t size = dtype_size(w.dtype);
+    for (const LoraDelta& l : adapter.loras) {
+      if (l.module != module || base.whole) continue;
+      base.whole = true;
+      base.all = host.bytes();
+    }
+    for (const SliceDelta& s : adapter.slices) {
+      if (s.module != module) continue;
+      for (int32_t i : s.index) {
+        if (s.rows) {
+          base.rows.emplace(
+              i, std::vector<char>(host.at(i, 0), host.at(i, 0) + size_t(w.cols) * size));
+        } else if (!base.cols.count(i)) {
+          std::vector<char>& column = base.cols[i];
+          column.resize(size_t(w.rows) * size);
+          for (int64_t r = 0; r < w.rows; ++r)
+            std::memcpy(column.data() + size_t(r) * size, host.at(r, i), size);
+        }
+      }
+    }
+  }
+}
+
+void Fusion::add(const AdapterDeltas& adapter) {
+  for (const SliceDelta& s : adapter.slices) {
+    const Mat w = linear_of(*model_, s.module).weight;
+    HostWeight host(*model_->backend, w);
+    const int64_t n = int64_t(s.index.size());
+    if (s.rows) {
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < w.cols; ++j)
+          host.add(s.index[i], j, s.delta[size_t(i * w.cols + j)]);
+    } else {
+      for (int64_t i = 0; i < w.rows; ++i)
+        for (int64_t j = 0; j < n; ++j)
+          host.add(i, s.index[j], s.delta[size_t(i * n + j)]);
+    }
+    host.write_back();
+  }
+  Backend& backend = *model_->backend;
+  for (const LoraDelta& l : adapter.loras) {
+    const Mat w = linear_of(*model_, l.module).weight;
+    const size_t product_bytes = size_t(w.count()) * sizeof(float);
+    const Buffer a = backend.allocate(l.a.size() * sizeof(float) + 64);
+    const Buffer b = backend.allocate(l.b.size() * sizeof(float) + 64);
+    const Buffer product = backend.allocate(product_bytes);
+    backend.upload(a.data(), l.a.data(), l.a.size() * sizeof(float));
+    backend.upload(b.data(), l.b.data(), l.b.size() * sizeof(float));
+    const Mat ba = mat(product.data(), DType::f32, w.rows, w.cols);
+    backend.matmul(ba, mat(b.data(), DType::f32, w.rows, l.r), false,
+                   mat(a.data(), DType::f32, l.r, w.cols), false, 0);
+    backend.scale(ba, l.scale);
+    std::vector<float> change(size_t(w.count()));
+    backend.synchronize();
+    backend.download(change.data(), ba.data, product_bytes);
+    HostWeight host(backend, w);
+    for (int64_t i = 0; i < w.rows; ++i)
+      for (int64_t j = 0; j < w.cols; ++j) host.add(i, j, change[size_t(i * w.cols + j)]);
+    host.write_back();
+  }
+}
+
+void Fusion::forget_unused() {
+  std::set<std::string> used;
+  for (const auto& [id, adapter] : adapters_)
+    for (const std::string& module : modules_of(adapter)) used.insert(module);
+  for (auto it = bases_.begin(); it != bases_.end();)
+    it = used.count(it->first) ? std::next(it) : bases_.erase(it);
+}
+
+void Fusion::fuse(const std::string& id, AdapterDeltas adapter) {
+  if (model_->tuner)
+    throw Error("BUSY", "[fuse] a trainer holds the model's weights: dispose it first");
+  for (const auto& entry : adapters_)
+    if (entry.first == id)
+      throw Error("INVALID_ARGUMENT", "[fuse] adapter " + id + " is fused already");
+  check(adapter);
+  for (const auto& entry : bases_) restore(entry.first);
+  keep(adapter);
+  adapters_.emplace_back(id, std::move(adapter));
+  for (const auto& entry : adapters_) add(entry.second);
+}
+
+void Fusion::unfuse(const std::string& id) {
+  if (model_->tuner)
+    throw Error("BUSY", "[unfuse] a trainer holds the model's weights: dispose it first");
+  auto it = std::find_if(adapters_.begin(), adapters_.end(),
+                         [&](const auto& entry) { return entry.first == id; });
+  if (it == adapters_.end())
+    throw Error("INVALID_ARGUMENT", "[unfuse] adapter " + id + " is not fused");
+  for (const auto& entry : bases_) restore(entry.first);
+  adapters_.erase(it);
+  forget_unused();
+  for (const auto& entry : adapters_) add(entry.second);
+}
+
+}  // namespace s2ft

@@ -1,0 +1,66 @@
+// Fusion: adapters added into a model's weights, with what they replaced kept beside, so
+// that taking any of them out again is exact to the bit.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+namespace s2ft {
+
+/// W[index, :] += delta (rows, delta [s, in]) or W[:, index] += delta (cols, [out, s]).
+struct SliceDelta {
+  std::string module;
+  bool rows = true;
+  std::vector<int32_t> index;
+  std::vector<float> delta;
+};
+
+/// W += scale B A   a [r, in], b [out, r]
+struct LoraDelta {
+  std::string module;
+  int64_t r = 0;
+  std::vector<float> a, b;
+  float scale = 1;
+};
+
+struct AdapterDeltas {
+  std::vector<SliceDelta> slices;
+  std::vector<LoraDelta> loras;
+};
+
+class Fusion {
+ public:
+  explicit Fusion(std::shared_ptr<Model> model) : model_(std::move(model)) {}
+
+  /// Throws ADAPTER_MISMATCH naming the module for an unknown module, an index out of
+  /// range or given twice, or a shape that does not fit; INVALID_ARGUMENT for an id in
+  /// use; BUSY while a tuner is attached. The model is unchanged then.
+  void fuse(const std::string& id, AdapterDeltas adapter);
+  void unfuse(const std::string& id);
+  bool empty() const { return adapters_.empty(); }
+
+ private:
+  /// What a module's weight was before any adapter: the whole of it, since low-rank
+  /// adapters touch every element; slices keep their rows and columns only.
+  struct Base {
+    bool whole = false;
+    std::map<int32_t, std::vector<char>> rows, cols;
+    std::vector<char> all;
+  };
+
+  void check(const AdapterDeltas& adapter) const;
+  void restore(const std::string& module);
+  void keep(const AdapterDeltas& adapter);
+  void add(const AdapterDeltas& adapter);
+  void forget_unused();
+
+  std::shared_ptr<Model> model_;
+  std::vector<std::pair<std::string, AdapterDeltas>> adapters_;  // in order of fusion
+  std::map<std::string, Base> bases_;
+};
+
+}  // namespace s2ft

@@ -1,0 +1,15 @@
+// Whole-sequence inference: logits and log-probabilities without gradients.
+#pragma once
+
+#include "model/transformer.h"
+
+namespace s2ft {
+
+/// logits [length * vocabulary] of one sequence.
+std::vector<float> all_logits(Model& model, const int32_t* tokens, int32_t length);
+
+/// For each sample, log p(token i + 1 | tokens up to i) at [i] where the label of i + 1
+/// is not -100, else 0. Without labels every token counts.
+std::vector<std::vector<float>> score(Model& model, const std::vector<Sample>& samples);
+
+}  // namespace s2ft
