@@ -61,7 +61,7 @@ function copyLicence(library) {
   const target = join(folder, 'licenses')
   writeFileSync(join(target, `${library.soname}.txt`), `${head.join('\n')}\n\n${text}`)
   for (const [common, name] of text.matchAll(/\/usr\/share\/common-licenses\/([\w.-]*\w)/g)) {
-    if (existsSync(common)) copyFileSync(common, join(target, `${name}.txt`))
+    if (name === 'GPL-3' && existsSync(common)) copyFileSync(common, join(target, `${name}.txt`))
   }
 }
 

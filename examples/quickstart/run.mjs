@@ -1,0 +1,94 @@
+// Tunes the package's own tiny model by S²FT on a small task, and shows what it learned: to
+// answer with a labelled word, `place: Eastport`, where the base answers in a sentence. The
+// held-out questions are about people, sums and stories that training never shows.
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Model, s2ft, Trainer } from 's2ft'
+import { plot } from './plot.mjs'
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url))
+const readJsonLines = (path) => readFileSync(path, 'utf8').trim().split('\n').map(JSON.parse)
+
+/** Share of the questions that are answered exactly, and the answers. */
+async function evaluate(model, items) {
+  const prompts = items.map(({ messages }) => messages.slice(0, -1))
+  const results = await model.generateBatch(prompts, { maxNewTokens: 24, slots: 16 })
+  const answers = results.map(({ text }) => text.trim())
+  const right = answers.filter((answer, i) => answer === items[i].messages.at(-1).content).length
+  return { answers, right, share: right / items.length }
+}
+
+/** A conversation as tokens of which only the answer is trained. */
+function encode(tokenizer, { messages }) {
+  const plain = { addSpecialTokens: false }
+  const head = tokenizer.applyChatTemplate(messages.slice(0, -1), { addGenerationPrompt: true })
+  const prompt = tokenizer.encode(head, plain)
+  const tokens = tokenizer.encode(tokenizer.applyChatTemplate(messages), plain)
+  return { tokens, labels: tokens.map((token, i) => (i < prompt.length ? -100 : token)) }
+}
+
+const directoryBytes = (path) =>
+  readdirSync(path).reduce((sum, name) => sum + statSync(join(path, name)).size, 0)
+const percent = (share) => `${(100 * share).toFixed(1)}%`
+
+const started = performance.now()
+const training = readJsonLines(here('train.jsonl'))
+const heldOut = readJsonLines(here('heldout.jsonl'))
+const output = mkdtempSync(join(tmpdir(), 's2ft-quickstart-'))
+const model = await Model.load(here('../../models/tiny'), { dtype: 'f32' })
+try {
+  console.log(`model      ${model.parameters.toLocaleString('en')} parameters, LLaMA architecture`)
+  console.log(`data       ${training.length} samples to train on, ${heldOut.length} held out`)
+  const before = await evaluate(model, heldOut)
+  console.log(`held-out before   ${percent(before.share)} exact answers`)
+
+  const tokenizer = await model.tokenizer()
+  const trainer = new Trainer(model, {
+    method: s2ft({ ratios: { o: 0.25, down: 0.1 }, seed: 0 }),
+    learningRate: 3e-3,
+    lrScheduler: 'cosine',
+    warmupSteps: 10,
+    batchSize: 16,
+    numTrainEpochs: 10,
+  })
+  const losses = []
+  const samples = training.map((item) => encode(tokenizer, item))
+  for await (const event of trainer.fit(samples)) {
+    if (event.type === 'plan') {
+      const share = event.trainableParameters / model.parameters
+      console.log(
+        `training   ${event.totalSteps} steps of 16 samples; ` +
+          `${event.trainableParameters.toLocaleString('en')} values train (${percent(share)})`,
+      )
+    }
+    if (event.type === 'step') losses.push(event.loss)
+  }
+  console.log(`\nloss of a step, ${losses.length} steps\n${plot(losses)}\n`)
+
+  const adapter = await trainer.adapter()
+  await adapter.save(join(output, 'adapter'))
+  await trainer.dispose()
+
+  // The trainer gave the base back; from here on the saved adapter alone makes the difference.
+  await model.fuse(adapter)
+  const after = await evaluate(model, heldOut)
+  console.log(`held-out after    ${percent(after.share)} exact answers\n`)
+  for (const i of [0, Math.floor(heldOut.length * 0.6), heldOut.length - 1]) {
+    const question = heldOut[i].messages[0].content
+    console.log(`  ${question}`)
+    console.log(`    before  ${before.answers[i]}`)
+    console.log(`    after   ${after.answers[i]}`)
+  }
+  const adapterBytes = directoryBytes(join(output, 'adapter'))
+  const share = adapterBytes / directoryBytes(model.directory)
+  console.log(
+    `\nadapter    ${adapterBytes.toLocaleString('en')} bytes (${percent(share)} of the model)`,
+  )
+  console.log(`time       ${((performance.now() - started) / 1000).toFixed(1)} s`)
+  process.exitCode = after.share > before.share ? 0 : 1
+} finally {
+  await model.dispose()
+  rmSync(output, { recursive: true, force: true })
+}
