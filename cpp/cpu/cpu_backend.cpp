@@ -27,6 +27,11 @@ struct Choice {
 // Another arithmetic must win clearly, so that noise does not change a run's results.
 constexpr double kClearWin = 1.15;
 
+// Upper bounds of what products hold beside the portable kernel's scratch: the blocks of
+// a widened product, oneDNN's packed operands for each thread, its compiled code.
+constexpr size_t kWidenedBytes = size_t(24) << 20, kPackedBytes = size_t(8) << 20,
+                 kPrimitiveBytes = size_t(64) << 20;
+
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value ? value : "";
@@ -57,6 +62,19 @@ CpuOptions with_environment(CpuOptions options) {
   return options;
 }
 
+// Whether the bf16 instruction beats f32 products, measured.
+bool bf16_pays(const Choice& choice) {
+  if (!has_bf16_instructions()) return false;
+  if (choice.portable) {
+    // The portable kernel's arithmetic is its instruction set's.
+    if (choice.isa != "avx512bf16") return false;
+    const double wide = product_speed("avx512", true, choice.threads).widened;
+    return wide < kClearWin * product_speed(choice.isa, true, choice.threads).widened;
+  }
+  const ProductSpeed speed = product_speed(choice.isa, false, choice.threads);
+  return speed.widened < kClearWin * speed.native;
+}
+
 Choice resolve(const CpuOptions& given) {
   const CpuOptions options = with_environment(given);
   if (options.threads < 0) {
@@ -75,15 +93,10 @@ Choice resolve(const CpuOptions& given) {
                                         cpu_name() + " has no bf16 instructions");
   }
   if (choice.arithmetic == Arithmetic::automatic) {
-    choice.arithmetic = Arithmetic::widen;
-    if (!choice.portable && has_bf16_instructions()) {
-      const ProductSpeed speed = product_speed(choice.isa, false, choice.threads);
-      if (speed.widened < kClearWin * speed.native)
-        choice.arithmetic = Arithmetic::native;
-    }
+    choice.arithmetic = bf16_pays(choice) ? Arithmetic::native : Arithmetic::widen;
   }
   // Where the bf16 instruction is slow, kernels should not use it either.
-  if (options.isa.empty() && choice.isa == "avx512bf16" && !choice.portable &&
+  if (options.isa.empty() && choice.isa == "avx512bf16" &&
       choice.arithmetic == Arithmetic::widen) {
     choice.isa = "avx512";
   }
@@ -122,6 +135,7 @@ class CpuBackend final : public Backend {
     if (bytes) std::memcpy(host, from, bytes);
   }
   void synchronize() override {}
+  size_t workspace_bytes(int64_t tokens, int64_t vocab_size) const override;
 
   void zero(Mat y) override {
     const ThreadScope scope(threads_);
@@ -241,6 +255,23 @@ class CpuBackend final : public Backend {
   Products products_;
 };
 
+// The scratch pool keeps at most its largest block and those leased beside it: a
+// product's widened operands with oneDNN's packed blocks, or one attention.
+size_t CpuBackend::workspace_bytes(int64_t tokens, int64_t) const {
+  // Wider heads than any LLaMA model has; a head's number matters little.
+  std::vector<int32_t> identity(128);
+  for (size_t i = 0; i < identity.size(); ++i) identity[i] = int32_t(i);
+  AttentionShape shape;
+  shape.heads = shape.kv_heads = int(identity.size());
+  shape.head_dim = 256;
+  shape.kv_head_of = identity.data();
+  const int longest = int(std::min<int64_t>(tokens, 1 << 30));
+  const size_t attention = std::max(kernels_.attention_scratch(shape),
+                                    kernels_.attention_backward_scratch(shape, longest));
+  const size_t products = std::max(kernels_.gemm_scratch(), kPackedBytes);
+  return kWidenedBytes + kPrimitiveBytes + size_t(threads_) * (attention + products);
+}
+
 // Follows each cycle of the permutation with one row held aside: no second matrix.
 void CpuBackend::permute_rows(Mat x, const int32_t* order) {
   const size_t bytes = size_t(x.cols) * dtype_size(x.dtype);
@@ -278,7 +309,7 @@ CpuDescription describe_cpu(const CpuOptions& options) {
       choice.arithmetic == Arithmetic::native ? speed.native : speed.widened;
   if (choice.portable) {
     description.gemm = "portable";
-    description.arithmetic = "f32";
+    description.arithmetic = choice.isa == "avx512bf16" ? "bf16" : "f32";
     description.peak_gflops_bf16 = speed.widened;
     return description;
   }
