@@ -76,7 +76,10 @@ void middle_and_gate_up(const Pass& pass, int index, const LayerActivations& a) 
 }  // namespace
 
 void check_cancel(const Pass& pass) {
-  if (pass.cancel && pass.cancel->load(std::memory_order_relaxed))
+  auto raised = [](const std::atomic<bool>* flag) {
+    return flag && flag->load(std::memory_order_relaxed);
+  };
+  if (raised(pass.cancel) || raised(pass.stop))
     throw Error("CANCELLED", "the step was cancelled");
 }
 

@@ -24,10 +24,12 @@ struct Session {
 
 }  // namespace
 
-std::vector<float> all_logits(Model& model, const int32_t* tokens, int32_t length) {
+std::vector<float> all_logits(Model& model, const int32_t* tokens, int32_t length,
+                              const std::atomic<bool>* cancel) {
   const Batch batch = pack({{tokens, nullptr, length}}, model.config.vocab_size);
   Session session(model, batch, length);
-  const Pass pass{model, batch, session.activations, false, nullptr, nullptr, nullptr};
+  const Pass pass{model,  batch,  session.activations, false, nullptr, nullptr,
+                  cancel, nullptr};
   forward(pass);
   std::vector<int32_t> rows(length);
   std::iota(rows.begin(), rows.end(), 0);
@@ -36,7 +38,8 @@ std::vector<float> all_logits(Model& model, const int32_t* tokens, int32_t lengt
   return out;
 }
 
-std::vector<std::vector<float>> score(Model& model, const std::vector<Sample>& samples) {
+std::vector<std::vector<float>> score(Model& model, const std::vector<Sample>& samples,
+                                      const std::atomic<bool>* cancel) {
   std::vector<Sample> labelled = samples;
   for (Sample& s : labelled)
     if (!s.labels) s.labels = s.tokens;
@@ -45,7 +48,8 @@ std::vector<std::vector<float>> score(Model& model, const std::vector<Sample>& s
   for (const Sample& s : samples) out.emplace_back(size_t(s.length - 1), 0.0f);
   if (batch.targets.empty()) return out;
   Session session(model, batch, int64_t(batch.targets.size()));
-  const Pass pass{model, batch, session.activations, false, nullptr, nullptr, nullptr};
+  const Pass pass{model,  batch,  session.activations, false, nullptr, nullptr,
+                  cancel, nullptr};
   forward(pass);
   const HeadResult head = loss_head(pass, 0);
   for (size_t i = 0; i < head.nll.size(); ++i) {

@@ -1,4 +1,5 @@
-// Whole-sequence inference: logits and log-probabilities without gradients.
+// Whole-sequence inference: logits and log-probabilities without gradients. A `cancel`
+// flag that becomes true ends the call with CANCELLED.
 #pragma once
 
 #include "model/transformer.h"
@@ -6,10 +7,12 @@
 namespace s2ft {
 
 /// logits [length * vocabulary] of one sequence.
-std::vector<float> all_logits(Model& model, const int32_t* tokens, int32_t length);
+std::vector<float> all_logits(Model& model, const int32_t* tokens, int32_t length,
+                              const std::atomic<bool>* cancel = nullptr);
 
 /// For each sample, log p(token i + 1 | tokens up to i) at [i] where the label of i + 1
 /// is not -100, else 0. Without labels every token counts.
-std::vector<std::vector<float>> score(Model& model, const std::vector<Sample>& samples);
+std::vector<std::vector<float>> score(Model& model, const std::vector<Sample>& samples,
+                                      const std::atomic<bool>* cancel = nullptr);
 
 }  // namespace s2ft

@@ -28,6 +28,7 @@ struct Pass {
   KvCache* cache = nullptr;                   // k and v go there and are read from there
   const int32_t* cache_rows = nullptr;        // [T] rows of the cache
   const std::atomic<bool>* cancel = nullptr;  // checked at layer boundaries
+  const std::atomic<bool>* stop = nullptr;    // likewise
 };
 
 /// Fills activations up to `output`. Throws CANCELLED.

@@ -51,7 +51,8 @@ void Decoder::check(const std::vector<DecodeRow>& rows) const {
   }
 }
 
-std::vector<SampledToken> Decoder::append(const std::vector<DecodeRow>& rows) {
+std::vector<SampledToken> Decoder::append(const std::vector<DecodeRow>& rows,
+                                          const std::atomic<bool>* cancel) {
   check(rows);
   std::vector<SampledToken> out(rows.size());
   // Group rows into passes of bounded size; only a row's last piece samples.
@@ -60,7 +61,7 @@ std::vector<SampledToken> Decoder::append(const std::vector<DecodeRow>& rows) {
   int64_t size = 0;
   auto flush = [&] {
     if (pass.empty()) return;
-    const std::vector<SampledToken> sampled = append_some(pass);
+    const std::vector<SampledToken> sampled = append_some(pass, cancel);
     for (size_t i = 0; i < owner.size(); ++i) out[owner[i]] = sampled[i];
     pass.clear(), owner.clear();
     size = 0;
@@ -83,7 +84,8 @@ std::vector<SampledToken> Decoder::append(const std::vector<DecodeRow>& rows) {
   return out;
 }
 
-std::vector<SampledToken> Decoder::append_some(const std::vector<DecodeRow>& rows) {
+std::vector<SampledToken> Decoder::append_some(const std::vector<DecodeRow>& rows,
+                                               const std::atomic<bool>* cancel) {
   Batch batch;
   std::vector<int32_t> cache_rows, last_rows;
   batch.begins.push_back(0);
@@ -113,7 +115,7 @@ std::vector<SampledToken> Decoder::append_some(const std::vector<DecodeRow>& row
   Arena place(arena_.data());
   Activations activations = lay_out(*model_, request, place);
   const Pass pass{*model_,           batch,  activations, false, &cache_,
-                  cache_rows.data(), nullptr};
+                  cache_rows.data(), cancel, nullptr};
   forward(pass);
   const int64_t vocab = model_->config.vocab_size;
   std::vector<float> logits(rows.size() * size_t(vocab));

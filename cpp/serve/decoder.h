@@ -24,13 +24,15 @@ class Decoder {
   /// Appends the rows' tokens in one pass and samples one next token for each. Throws
   /// INVALID_ARGUMENT when a slot is unknown, named twice, or would exceed its capacity;
   /// nothing is appended then.
-  std::vector<SampledToken> append(const std::vector<DecodeRow>& rows);
+  std::vector<SampledToken> append(const std::vector<DecodeRow>& rows,
+                                   const std::atomic<bool>* cancel = nullptr);
   /// Forgets a slot's tokens.
   void reset(int slot);
 
  private:
   void check(const std::vector<DecodeRow>& rows) const;
-  std::vector<SampledToken> append_some(const std::vector<DecodeRow>& rows);
+  std::vector<SampledToken> append_some(const std::vector<DecodeRow>& rows,
+                                        const std::atomic<bool>* cancel);
 
   std::shared_ptr<Model> model_;
   KvCache cache_;

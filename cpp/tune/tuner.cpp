@@ -225,12 +225,13 @@ void Tuner::zero_gradients() {
   for (Parameter* p : parameters_) model_->backend->zero(p->gradient);
 }
 
-double Tuner::micro_step(const Batch& batch, int micro, float gradient_scale) {
+double Tuner::micro_step(const Batch& batch, int micro, float gradient_scale,
+                         const std::atomic<bool>* stop) {
   prepare_arena(batch.size(), int64_t(batch.targets.size()));
   uint64_t state = uint64_t(step_) * 65536 + uint64_t(micro);
   const uint64_t seed = splitmix64(state);
   for (Hook& hook : hooks_) hook.part->set_seed(seed);
-  const Pass pass{*model_, batch, activations_, true, nullptr, nullptr, &cancel};
+  const Pass pass{*model_, batch, activations_, true, nullptr, nullptr, &cancel, stop};
   forward(pass);
   HeadResult head;
   try {
@@ -245,7 +246,7 @@ double Tuner::micro_step(const Batch& batch, int micro, float gradient_scale) {
 }
 
 double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
-                               int64_t& tokens) {
+                               int64_t& tokens, const std::atomic<bool>* stop) {
   attach();
   std::vector<Batch> batches;
   tokens = 0;
@@ -261,15 +262,15 @@ double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_bat
   zero_gradients();
   double sum = 0;
   for (size_t i = 0; i < batches.size(); ++i)
-    sum += micro_step(batches[i], int(i), float(1.0 / double(tokens)));
+    sum += micro_step(batches[i], int(i), float(1.0 / double(tokens)), stop);
   model_->backend->synchronize();
   return sum / double(tokens);
 }
 
 StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
-                       float learning_rate) {
+                       float learning_rate, const std::atomic<bool>* stop) {
   StepResult result;
-  result.loss = forward_backward(micro_batches, result.tokens);
+  result.loss = forward_backward(micro_batches, result.tokens, stop);
   double squares = 0;
   for (Parameter* p : parameters_)
     squares += model_->backend->sum_of_squares(p->gradient);
@@ -301,9 +302,10 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
   return result;
 }
 
-double Tuner::gradients(const std::vector<Sample>& samples) {
+double Tuner::gradients(const std::vector<Sample>& samples,
+                        const std::atomic<bool>* stop) {
   int64_t tokens;
-  return forward_backward({samples}, tokens);
+  return forward_backward({samples}, tokens, stop);
 }
 
 }  // namespace s2ft

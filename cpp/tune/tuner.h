@@ -62,11 +62,16 @@ class Tuner {
   /// One optimizer step over the micro-batches; the loss is the mean over all their
   /// trained tokens. On any error weights and moments are as before.
   StepResult step(const std::vector<std::vector<Sample>>& micro_batches,
-                  float learning_rate);
-  /// Mean loss; afterwards every parameter's `gradient` holds its gradient.
-  double gradients(const std::vector<Sample>& samples);
+                  float learning_rate, const std::atomic<bool>* stop = nullptr);
+  /// Mean loss; afterwards gradient() of every parameter is that of the mean loss.
+  double gradients(const std::vector<Sample>& samples,
+                   const std::atomic<bool>* stop = nullptr);
+  std::vector<float> gradient(const Parameter& parameter);
   /// Slices: weight minus base. Others: the weight, from its master.
   std::vector<float> values(const Parameter& parameter);
+  /// The inverse of values(), for all parameters: continues from an adapter. Throws
+  /// SHAPE_MISMATCH before anything is written.
+  void set_values(const std::vector<std::vector<float>>& values);
 
   void save_state(const std::string& path, std::map<std::string, std::string> metadata);
   std::map<std::string, std::string> load_state(const std::string& path);
@@ -78,6 +83,8 @@ class Tuner {
   void attach();
   bool attached() const { return attached_; }
 
+  /// Ends the step in flight; cleared when the next one begins. (`stop` arguments are
+  /// flags that nobody clears.)
   std::atomic<bool> cancel{false};
 
  private:
@@ -90,8 +97,9 @@ class Tuner {
   void train_weight(Weight& weight, const std::string& name, bool decays);
   void zero_gradients();
   double forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
-                          int64_t& tokens);
-  double micro_step(const Batch& batch, int micro, float gradient_scale);
+                          int64_t& tokens, const std::atomic<bool>* stop);
+  double micro_step(const Batch& batch, int micro, float gradient_scale,
+                    const std::atomic<bool>* stop);
   void prepare_arena(int64_t tokens, int64_t trained);
 
   std::shared_ptr<Model> model_;

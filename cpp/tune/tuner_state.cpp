@@ -53,6 +53,38 @@ std::vector<float> Tuner::values(const Parameter& parameter) {
   return tuned;
 }
 
+std::vector<float> Tuner::gradient(const Parameter& parameter) {
+  return to_host(*model_->backend, parameter.gradient);
+}
+
+void Tuner::set_values(const std::vector<std::vector<float>>& values) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Parameter& p = *parameters_[i];
+    const size_t found = i < values.size() ? values[i].size() : 0;
+    if (found == size_t(p.weight.count()) && values.size() == parameters_.size())
+      continue;
+    throw Error("SHAPE_MISMATCH", "[trainer] " + p.name + ": expected " +
+                                      std::to_string(p.weight.rows) + " x " +
+                                      std::to_string(p.weight.cols) + " values, found " +
+                                      std::to_string(found));
+  }
+  attach();
+  Backend& backend = *model_->backend;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Parameter& p = *parameters_[i];
+    const Mat w = p.weight;
+    std::vector<float> target = values[i];
+    if (kind_ == MethodSpec::Kind::s2ft) {
+      const std::vector<float> base =
+          to_host(backend, mat(bases_[i].data(), w.dtype, w.rows, w.cols));
+      for (size_t j = 0; j < target.size(); ++j) target[j] += base[j];
+    }
+    from_host(backend, master_of(p), target.data());
+    if (p.master) backend.copy(w, p.master);
+  }
+  backend.synchronize();
+}
+
 void Tuner::save_state(const std::string& path,
                        std::map<std::string, std::string> metadata) {
   attach();

@@ -95,7 +95,7 @@ export interface NativeDecoder {
   append(
     rows: { slot: number; tokens: Int32Array; sampling: NativeSampling }[],
   ): Promise<{ token: number; logProb: number }[]>
-  reset(slot: number): void
+  reset(slot: number): Promise<void>
   dispose(): Promise<void>
 }
 
@@ -162,7 +162,7 @@ export interface NativeMemoryPlan {
 export interface NativeTrainer {
   parameters(): NativeParameter[]
   /** Upper bound for micro-batches of at most this many tokens, trained tokens, samples. */
-  plan(tokens: number, trainedTokens: number): NativeMemoryPlan
+  plan(tokens: number, trainedTokens: number): Promise<NativeMemoryPlan>
   /**
    * One optimizer step over the micro-batches. Rejects with NOT_FINITE and details
    * { microBatch, sample } without touching weights, CANCELLED after cancel().
@@ -172,10 +172,17 @@ export interface NativeTrainer {
   gradients(batch: Sample[]): Promise<{ loss: number; gradients: Float32Array[] }>
   /** Slices: current weight minus base, f32. LoRA: the factors. `all`: current values. */
   values(): Promise<Float32Array[]>
+  /** The inverse of values(), in parameters() order: continues from an adapter. */
+  setValues(values: Float32Array[]): Promise<void>
   /** Masters, moments, step count; written whole or not at all. */
   saveState(path: string, metadata: Record<string, string>): Promise<void>
   /** Returns the metadata. Throws CORRUPT_FILE or SHAPE_MISMATCH naming the tensor. */
   loadState(path: string): Promise<Record<string, string>>
+  /**
+   * Takes the tuned weights out of the model, as dispose() does; the next step puts them in
+   * again.
+   */
+  detach(): Promise<void>
   /** Stops the step in flight at the next layer boundary. */
   cancel(): void
   /** Restores base weights and order (s2ft, lora); full keeps the tuned weights. */

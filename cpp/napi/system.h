@@ -1,0 +1,12 @@
+// What the machine is and what the process holds.
+#pragma once
+
+#include <napi.h>
+
+namespace s2ft {
+
+Napi::Value devices_js(const Napi::CallbackInfo& info);
+Napi::Value reset_peak_memory_js(const Napi::CallbackInfo& info);
+Napi::Value peak_memory_js(const Napi::CallbackInfo& info);
+
+}  // namespace s2ft
