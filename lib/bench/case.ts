@@ -1,0 +1,98 @@
+// One benchmark case in a process of its own: reads its description from the first argument,
+// times training steps, prints one JSON line.
+import { full, lora, type Method, Model, s2ft, Trainer } from '../index.js'
+import { devices } from '../model/devices.js'
+import { native } from '../native/load.js'
+import type { BenchMethod } from './operations.js'
+
+/** What a child process is asked to measure. */
+export interface CaseSpec {
+  model: string
+  method: BenchMethod
+  dtype: 'bf16' | 'f32'
+  device: 'cpu' | 'cuda' | 'auto'
+  batch: number
+  sequence: number
+  warmup: number
+  steps: number
+  threads: number
+  rank: number
+  channels: number
+  vocabulary: number
+  intermediate: number
+}
+
+/** What it answers; peer.py prints the same, without `peakGflops`. */
+export interface CaseResult {
+  /** Of every timed step. */
+  seconds: number[]
+  trainable: number
+  /** Most memory held at once from just before the first step; null where unknown. */
+  peakBytes: number | null
+  /** Peak of the arithmetic used, measured in the same process. */
+  peakGflops?: number
+  device: string
+  threads: number
+  loss: number
+}
+
+function methodOf(spec: CaseSpec): Method {
+  if (spec.method === 'full') return full()
+  if (spec.method === 's2ft') {
+    const share = Math.min(1, spec.channels / spec.intermediate)
+    return s2ft({ ratios: { gate: share, up: share, down: share }, seed: 0 })
+  }
+  const ffn = ['gate_proj', 'up_proj', 'down_proj']
+  const targetModules = spec.method === 'lora3' ? ffn : 'all-linear'
+  return lora({ r: spec.rank, alpha: 2 * spec.rank, targetModules })
+}
+
+function randomTokens(count: number, vocabulary: number, seed: number): Int32Array {
+  let state = seed
+  return Int32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return Math.floor((state / 4294967296) * vocabulary)
+  })
+}
+
+async function measure(spec: CaseSpec): Promise<CaseResult> {
+  const { device, dtype, threads, batch, sequence } = spec
+  await using model = await Model.load(spec.model, { device, dtype, threads })
+  await using trainer = new Trainer(model, {
+    method: methodOf(spec),
+    learningRate: 1e-4,
+    maxGradNorm: 0,
+  })
+  const data = [1, 2].map((round) =>
+    Array.from({ length: batch }, (_, i) => {
+      const tokens = randomTokens(sequence, spec.vocabulary, 1000 * round + i)
+      return { tokens, labels: tokens }
+    }),
+  )
+  // Making the adapter makes the engine's trainer too: set-up stays out of the peak.
+  const trainable = spec.method === 'full' ? model.parameters : (await trainer.adapter()).parameters
+  ;(globalThis as { gc?: () => void }).gc?.()
+  native().resetPeakMemory()
+  const seconds: number[] = []
+  let loss = Number.NaN
+  for (let i = 0; i < spec.warmup + spec.steps; i++) {
+    const start = performance.now()
+    loss = (await trainer.step(data[i % 2]!)).loss
+    if (i >= spec.warmup) seconds.push((performance.now() - start) / 1000)
+  }
+  const peakBytes = native().peakMemory() || null
+  const kind = device === 'auto' ? undefined : device
+  const found = await devices({ threads })
+  const used = found.find((d) => kind === undefined || d.kind === kind)!
+  return {
+    seconds,
+    trainable,
+    peakBytes,
+    peakGflops: dtype === 'f32' ? used.peakGflopsF32 : used.peakGflops,
+    device: used.kind,
+    threads: used.threads,
+    loss,
+  }
+}
+
+process.stdout.write(`${JSON.stringify(await measure(JSON.parse(process.argv[2]!) as CaseSpec))}\n`)

@@ -1,0 +1,55 @@
+// Counts the operations of one training step, so that speeds can be read as a share of peak.
+import { linearShapes, type ShapeConfig } from './shapes.js'
+
+export const benchMethods = ['s2ft', 'lora3', 'lora7', 'full'] as const
+export type BenchMethod = (typeof benchMethods)[number]
+
+const ffn = ['gate', 'up', 'down']
+
+/**
+ * Floating-point operations of one step, two per multiply-add: products of the linear layers
+ * and the output head, and causal attention as half of its square. Norms, softmax, the loss and
+ * the optimizer are not counted. A frozen layer has no weight gradient, and layer 0 no input
+ * gradient where nothing below it trains; the embedding is frozen except in `full`.
+ *
+ * @param options.rank LoRA's rank; options.channels S²FT's channels a layer
+ */
+export function stepOperations(
+  config: ShapeConfig,
+  method: BenchMethod,
+  batch: number,
+  sequence: number,
+  options: { rank: number; channels: number },
+): number {
+  const tokens = batch * sequence
+  const layers = config.num_hidden_layers
+  const linear = linearShapes(config)
+  const product = (a: number, b: number) => 2 * tokens * a * b
+  const products = Object.fromEntries(
+    Object.entries(linear).map(([name, [a, b]]) => [name, product(a, b)]),
+  )
+  const allProducts = Object.values(products).reduce((sum, x) => sum + x, 0)
+  const attention = 2 * tokens * sequence * config.num_attention_heads * config.head_dim
+  const head = product(config.hidden_size, config.vocab_size)
+  const forward = layers * (allProducts + attention) + head
+  if (method === 'full') return 3 * forward
+
+  const adapted = method === 'lora7' ? Object.keys(linear) : ffn
+  const trainsAttention = method === 'lora7'
+  let backward = head
+  for (let layer = 0; layer < layers; layer++) {
+    for (const [name, cost] of Object.entries(products)) {
+      const first =
+        name === 'down' || (trainsAttention && (name === 'o' || name === 'gate' || name === 'up'))
+      if (layer > 0 || first) backward += cost
+    }
+    if (layer > 0 || trainsAttention) backward += 2 * attention
+  }
+  let extra = 0
+  for (const name of adapted) {
+    const [a, b] = linear[name]!
+    if (method === 's2ft') extra += product(options.channels, config.hidden_size)
+    else extra += 3 * product(options.rank, a + b)
+  }
+  return forward + backward + layers * extra
+}

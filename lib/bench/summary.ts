@@ -1,0 +1,85 @@
+// Turns timed steps into the figures a case is reported by.
+import type { CaseResult } from './case.js'
+import type { Case } from './run.js'
+
+/** One line of `s2ft bench train --json`. */
+export interface CaseSummary {
+  type: 'case'
+  method: string
+  model: string
+  dtype: string
+  device: string
+  threads: number
+  batch: number
+  sequence: number
+  trainable: number
+  /** Median over all timed steps of all rounds; prompts and padding do not exist here. */
+  tokensPerSecond: number
+  tokensPerSecondRange: [number, number]
+  peakBytes: number | null
+  /** Operations of one step. */
+  gflop: number
+  /** gflop / median seconds / measured peak; null without a measured peak. */
+  shareOfPeak: number | null
+  peakGflops: number | null
+  rounds: number
+  steps: number
+}
+
+/** A quantity relative to the first case's: median over rounds, least and most. */
+export interface Ratio {
+  median: number
+  range: [number, number]
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length >> 1
+  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+}
+
+/** Pools a case's rounds. `peakGflops` stands in where the case measured none (peers). */
+export function summarise(
+  item: Case,
+  model: string,
+  results: readonly CaseResult[],
+  gflop: number,
+  peakGflops: number | undefined,
+): CaseSummary {
+  const { batch, sequence, dtype } = item.spec
+  const seconds = results.flatMap((r) => r.seconds)
+  const tokens = batch * sequence
+  const typical = median(seconds)
+  const peaks = results.flatMap((r) => (r.peakGflops ? [r.peakGflops] : []))
+  const peak = peaks.length > 0 ? median(peaks) : peakGflops
+  const bytes = results.map((r) => r.peakBytes)
+  return {
+    type: 'case',
+    method: item.name,
+    model,
+    dtype,
+    device: results[0]!.device,
+    threads: results[0]!.threads,
+    batch,
+    sequence,
+    trainable: results[0]!.trainable,
+    tokensPerSecond: tokens / typical,
+    tokensPerSecondRange: [tokens / Math.max(...seconds), tokens / Math.min(...seconds)],
+    peakBytes: bytes.includes(null) ? null : Math.max(...(bytes as number[])),
+    gflop,
+    shareOfPeak: peak ? gflop / typical / peak : null,
+    peakGflops: peak ?? null,
+    rounds: results.length,
+    steps: seconds.length,
+  }
+}
+
+/** `of(a) / of(b)` round by round, so that what both share with the machine cancels. */
+export function ratio(
+  a: readonly CaseResult[],
+  b: readonly CaseResult[],
+  of: (result: CaseResult) => number,
+): Ratio {
+  const values = a.map((result, round) => of(result) / of(b[round]!))
+  return { median: median(values), range: [Math.min(...values), Math.max(...values)] }
+}

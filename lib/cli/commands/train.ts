@@ -1,0 +1,78 @@
+// s2ft train: from a model and a data file to an adapter, or to a model for full fine-tuning.
+import type { Command } from 'commander'
+import type { EncodedDataset, EncodeReport } from '../../data/index.js'
+import type { Model } from '../../model/model.js'
+import type { TrainEvent } from '../../trainer/types.js'
+import { type CommonOptions, makeCommand } from '../common.js'
+import { interruptSignal, loadModel } from '../load.js'
+import type { Output } from '../output.js'
+import { refuseForeignDirectory } from '../output-directory.js'
+import { mergeSettings, methodOf, type TrainSettings, trainerOptions } from '../train-options.js'
+import { TrainReport } from '../train-report.js'
+import { addSettings, trainSettings } from '../train-settings.js'
+
+const DEFAULT_MAX_LENGTH = 1024
+const INTERRUPTED = 130
+
+export function trainCommand(): Command {
+  return makeCommand<object>(
+    'train',
+    'Fine-tunes a model and saves an adapter (full: a model directory). ' +
+      'Ctrl-C finishes the step, writes a checkpoint and says how to resume; again, it ends at once.',
+    (command) => {
+      command.option('-c, --config <file>', 'YAML file with any of these settings; flags win')
+      addSettings(command, trainSettings)
+      return command.optionsGroup('Machine and output:')
+    },
+    async (_, out, command) => {
+      const settings = mergeSettings(command)
+      await run(settings, command.opts<CommonOptions>(), out)
+    },
+  )
+}
+
+async function encode(
+  model: Model,
+  file: string,
+  limit: number | undefined,
+  settings: TrainSettings,
+): Promise<EncodedDataset> {
+  const { encodeDataset, loadDataset } = await import('../../data/index.js')
+  const dataset = await loadDataset(file, limit === undefined ? {} : { limit })
+  return encodeDataset(dataset, await model.tokenizer(), {
+    template: settings.template ?? 'auto',
+    maxLength: settings.maxLength ?? DEFAULT_MAX_LENGTH,
+  })
+}
+
+async function run(settings: TrainSettings, common: CommonOptions, out: Output): Promise<void> {
+  const method = methodOf(settings)
+  const resume = settings.resume ?? false
+  await refuseForeignDirectory(settings.output, settings.overwriteOutputDir === true)
+  const { Trainer } = await import('../../index.js')
+  await using model = await loadModel({ ...common, model: settings.model })
+  const report = new TrainReport(out, settings, model)
+  const train = await encode(model, settings.data, settings.maxSamples, settings)
+  report.data('training', settings.data, train.report)
+  let evaluation: { samples: EncodedDataset['samples']; report: EncodeReport } | undefined
+  if (settings.evalData !== undefined) {
+    evaluation = await encode(model, settings.evalData, settings.evalSamples, settings)
+    report.data('evaluation', settings.evalData, evaluation.report)
+  }
+  await using trainer = new Trainer(model, {
+    ...trainerOptions(settings, method),
+    ...(evaluation && { evalDataset: evaluation.samples }),
+  })
+  const interrupt = interruptSignal(() => report.stopping())
+  let last: TrainEvent | undefined
+  try {
+    for await (const event of trainer.fit(train.samples, { signal: interrupt.signal, resume })) {
+      report.event(event)
+      last = event
+    }
+  } finally {
+    report.close()
+    interrupt.stop()
+  }
+  if (last?.type === 'interrupted') process.exitCode = INTERRUPTED
+}

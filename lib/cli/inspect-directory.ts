@@ -1,0 +1,168 @@
+// Recognises what a directory holds by its files, and says what matters about each part.
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Adapter } from '../adapter/adapter.js'
+import { linearShapes } from '../bench/shapes.js'
+import { S2FTError } from '../errors.js'
+import { parseModelConfig } from '../model/config.js'
+import { weightFiles } from '../model/files.js'
+import { readJson } from '../model/validate.js'
+import { safetensorsHeader } from './safetensors-header.js'
+import { bytes, grouped } from './table.js'
+
+/** One recognised thing; arrays of objects are its tables. */
+export interface Part {
+  type: string
+  path: string
+  [key: string]: unknown
+}
+
+/**
+ * Everything found in `directory`: a training output gives its adapter or model, its metrics and
+ * its checkpoints. Throws IO when there is nothing that can be explained.
+ */
+export async function inspectDirectory(directory: string): Promise<Part[]> {
+  let names: string[]
+  try {
+    names = await readdir(directory)
+  } catch (cause) {
+    const message = `expected a directory at ${directory}: ${(cause as Error).message}`
+    throw new S2FTError('IO', message, { cause })
+  }
+  const parts: Part[] = []
+  if (names.includes('adapter_config.json')) parts.push(await inspectAdapter(directory))
+  if (names.includes('config.json')) parts.push(await inspectModel(directory))
+  if (names.includes('metrics.jsonl')) parts.push(await inspectMetrics(directory))
+  if (/checkpoint-\d+\/?$/.test(directory) && parts.length === 0) {
+    parts.push(await inspectCheckpoint(directory))
+  }
+  const step = (name: string) => Number(name.slice('checkpoint-'.length))
+  const checkpoints = names.filter((name) => /^checkpoint-\d+$/.test(name))
+  for (const name of checkpoints.sort((a, b) => step(a) - step(b))) {
+    parts.push(await inspectCheckpoint(join(directory, name)))
+  }
+  if (parts.length > 0) return parts
+  const shown = names.slice(0, 5).join(', ') || 'no files'
+  throw new S2FTError(
+    'IO',
+    `${directory}: expected config.json, adapter_config.json, metrics.jsonl or a checkpoint, found ${shown}`,
+  )
+}
+
+async function inspectModel(path: string): Promise<Part> {
+  const file = join(path, 'config.json')
+  const config = parseModelConfig(await readJson(file, 'INVALID_CONFIG'), file)
+  const c = config.native
+  const types = new Map<string, number>()
+  let parameters = 0
+  let size = 0
+  for (const weights of await weightFiles(path)) {
+    const header = await safetensorsHeader(weights)
+    size += (await stat(weights)).size
+    for (const { dtype, shape } of header.tensors) {
+      const count = shape.reduce((a, b) => a * b, 1)
+      parameters += count
+      types.set(dtype, (types.get(dtype) ?? 0) + count)
+    }
+  }
+  const linear = linearShapes({
+    hidden_size: c.hiddenSize,
+    intermediate_size: c.intermediateSize,
+    num_hidden_layers: c.layers,
+    num_attention_heads: c.heads,
+    num_key_value_heads: c.kvHeads,
+    head_dim: c.headDim,
+    vocab_size: c.vocabSize,
+    tie_word_embeddings: c.tieWordEmbeddings,
+    rope_theta: c.rope.theta,
+  })
+  const units = { q: c.heads, k: c.kvHeads, v: c.kvHeads, o: c.heads }
+  return {
+    type: 'model',
+    path,
+    architecture: config.architecture,
+    parameters,
+    parametersText: grouped(parameters),
+    dtypes: [...types.keys()].join(', '),
+    size: bytes(size),
+    layers: c.layers,
+    hiddenSize: c.hiddenSize,
+    intermediateSize: c.intermediateSize,
+    heads: c.heads,
+    kvHeads: c.kvHeads,
+    headDim: c.headDim,
+    vocabSize: c.vocabSize,
+    tiedHead: c.tieWordEmbeddings,
+    maxPositions: config.maxPositionEmbeddings,
+    rope: c.rope.type,
+    modules: Object.entries(linear).map(([module, [input, output]]) => ({
+      module,
+      in: input,
+      out: output,
+      units: units[module as keyof typeof units] ?? c.intermediateSize,
+      unit: module in units ? 'head' : 'channel',
+    })),
+  }
+}
+
+async function inspectAdapter(path: string): Promise<Part> {
+  const adapter = await Adapter.load(path)
+  const { info } = adapter
+  const common = {
+    path,
+    baseModel: info.baseModel,
+    baseFingerprint: info.baseFingerprint ?? 'not recorded',
+    parameters: adapter.parameters,
+    size: bytes(adapter.bytes),
+  }
+  if (info.type === 'lora') {
+    const { r, alpha, dropout, rslora, targetModules } = info
+    const scale = alpha / (rslora ? Math.sqrt(r) : r)
+    return { type: 'lora-adapter', ...common, r, alpha, scale, dropout, rslora, targetModules }
+  }
+  return {
+    type: 's2ft-adapter',
+    ...common,
+    selection: info.selection.strategy,
+    ratios: JSON.stringify(info.selection.ratios ?? {}),
+    seed: info.seed,
+    modules: info.slices.length,
+    slices: info.slices.map(({ module, axis, count }) => ({ module, axis, count })),
+  }
+}
+
+async function inspectMetrics(path: string): Promise<Part> {
+  const file = join(path, 'metrics.jsonl')
+  const lines = (await readFile(file, 'utf8')).split('\n').filter((line) => line.trim() !== '')
+  const steps: { step: number; loss: number }[] = []
+  const evaluations: { step: number; loss: number }[] = []
+  for (const line of lines) {
+    let entry: { type?: string; step?: number; loss?: number }
+    try {
+      entry = JSON.parse(line)
+    } catch {
+      continue // A run that was killed may leave half a line.
+    }
+    if (typeof entry?.step !== 'number' || typeof entry.loss !== 'number') continue
+    const { step, loss } = entry
+    ;(entry.type === 'eval' ? evaluations : steps).push({ step, loss })
+  }
+  const first = steps[0]
+  const last = steps.at(-1)
+  return {
+    type: 'training-run',
+    path,
+    steps: last?.step ?? 0,
+    firstLoss: first?.loss ?? null,
+    lastLoss: last?.loss ?? null,
+    evaluations,
+  }
+}
+
+async function inspectCheckpoint(path: string): Promise<Part> {
+  const names = await readdir(path)
+  let size = 0
+  for (const name of names) size += (await stat(join(path, name))).size
+  const files = names.sort()
+  return { type: 'checkpoint', path, size: bytes(size), files }
+}
