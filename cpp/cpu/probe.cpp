@@ -1,7 +1,9 @@
 // Measures how fast products run in each arithmetic. A CPU flag does not tell: the bf16
 // instruction doubles f32's rate on some processors and halves it on others.
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -16,29 +18,47 @@ namespace s2ft {
 namespace {
 
 constexpr int64_t kTokens = 256, kIn = 768, kOut = 768;
-constexpr int kRuns = 4;
+// Rounds go on until some in a row bring no better time: others may be using the machine.
+constexpr int kMostRounds = 16, kQuietRounds = 4;
+constexpr double kBetter = 1.02;
 
-// Best of a few runs: the machine may be busy with others' work.
-double gflops(Products& products, DType type, ScratchPool& pool) {
-  const size_t size = dtype_size(type);
-  const size_t x_bytes = size_t(kTokens * kIn) * size,
-               w_bytes = size_t(kIn * kOut) * size;
-  auto memory = pool.take(x_bytes + w_bytes + size_t(kTokens * kOut) * size);
-  char* data = memory.as<char>();
-  // Zeros are as slow as other numbers, and no subnormals can slip in.
-  std::memset(data, 0, x_bytes + w_bytes);
-  const Mat x = mat(data, type, kTokens, kIn), w = mat(data + x_bytes, type, kOut, kIn),
-            y = mat(data + x_bytes + w_bytes, type, kTokens, kOut);
-  products.matmul(y, x, false, w, true, 0);
-  double best = 1e9;
-  for (int i = 0; i < kRuns; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    products.matmul(y, x, false, w, true, 0);
-    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
-    best = std::min(best, spent.count());
+// One forward product of a linear layer, timed again and again.
+class Contestant {
+ public:
+  Contestant(Products& products, DType type, ScratchPool& pool)
+      : products_(products),
+        memory_(pool.take(size_t(kTokens * kIn + kIn * kOut + kTokens * kOut) *
+                          dtype_size(type))) {
+    // Zeros take as long as other numbers, and no subnormals can slip in.
+    x_ = mat(memory_.data(), type, kTokens, kIn);
+    w_ = mat(x_.row_range(kTokens, 0).data, type, kOut, kIn);
+    y_ = mat(w_.row_range(kOut, 0).data, type, kTokens, kOut);
+    std::memset(memory_.data(), 0, size_t(kTokens * kIn + kIn * kOut) * dtype_size(type));
+    products_.matmul(y_, x_, false, w_, true, 0);
   }
-  return 2e-9 * double(kTokens * kIn * kOut) / std::max(best, 1e-9);
-}
+
+  /// Runs once; returns whether it was clearly the fastest run so far.
+  bool run() {
+    const auto begin = std::chrono::steady_clock::now();
+    products_.matmul(y_, x_, false, w_, true, 0);
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
+    const double rate =
+        2e-9 * double(kTokens * kIn * kOut) / std::max(spent.count(), 1e-9);
+    const bool better = rate > kBetter * gflops_;
+    gflops_ = std::max(gflops_, rate);
+    return better;
+  }
+  double gflops() const { return gflops_; }
+  const Mat& x() const { return x_; }
+  const Mat& w() const { return w_; }
+  const Mat& y() const { return y_; }
+
+ private:
+  Products& products_;
+  ScratchPool::Lease memory_;
+  Mat x_, w_, y_;
+  double gflops_ = 0;
+};
 
 ProductSpeed measure(const std::string& isa, bool portable, int threads) {
   enter_worker_thread(threads);
@@ -46,21 +66,27 @@ ProductSpeed measure(const std::string& isa, bool portable, int threads) {
   const std::unique_ptr<OneDnn> library = portable ? nullptr : OneDnn::create();
   ScratchPool pool;
   Products native(kernels, library.get(), pool, Arithmetic::native, threads);
-  ProductSpeed speed;
-  speed.f32 = gflops(native, DType::f32, pool);
-  if (!library) {
-    // The portable kernel has one way to multiply bf16.
-    speed.widened = gflops(native, DType::bf16, pool);
-    return speed;
-  }
   Products widen(kernels, library.get(), pool, Arithmetic::widen, threads);
-  speed.widened = gflops(widen, DType::bf16, pool);
-  if (has_bf16_instructions()) {
-    speed.native = gflops(native, DType::bf16, pool);
-    const Mat x = mat(nullptr, DType::bf16, kTokens, kIn),
-              w = mat(nullptr, DType::bf16, kOut, kIn),
-              y = mat(nullptr, DType::bf16, kTokens, kOut);
-    speed.native_implementation = library->implementation(y, x, false, w, true, 0);
+  std::deque<Contestant> contestants;
+  contestants.emplace_back(native, DType::f32, pool);
+  // Without a library both arithmetics are the portable kernel's one.
+  contestants.emplace_back(widen, DType::bf16, pool);
+  if (library && has_bf16_instructions()) {
+    contestants.emplace_back(native, DType::bf16, pool);
+  }
+  for (int round = 0, quiet = 0; round < kMostRounds && quiet < kQuietRounds; ++round) {
+    bool better = false;
+    for (Contestant& contestant : contestants) better |= contestant.run();
+    quiet = better ? 0 : quiet + 1;
+  }
+  ProductSpeed speed;
+  speed.f32 = contestants[0].gflops();
+  speed.widened = contestants[1].gflops();
+  if (contestants.size() > 2) {
+    const Contestant& c = contestants[2];
+    speed.native = c.gflops();
+    speed.native_implementation =
+        library->implementation(c.y(), c.x(), false, c.w(), true, 0);
   }
   return speed;
 }

@@ -42,8 +42,8 @@ struct ProductSpeed {
   std::string native_implementation;        // oneDNN's name for it
 };
 
-/// Measures for a few milliseconds on a thread of its own; later calls with the same
-/// arguments return the first one's result. Thread-safe.
+/// Measures for some tens of milliseconds on a thread of its own; later calls with the
+/// same arguments return the first one's result. Thread-safe.
 ProductSpeed product_speed(const std::string& isa, bool portable, int threads);
 
 }  // namespace s2ft
