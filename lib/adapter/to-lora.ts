@@ -1,7 +1,6 @@
 // An S²FT adapter as a LoRA adapter: exact, by a one-hot factor.
 import { moduleShape, parseModule } from '../model/modules.js'
-import type { ModelConfig } from '../model/types.js'
-import type { NativeDelta, Tensor } from '../native/binding.js'
+import type { NativeDelta, NativeModelConfig, Tensor } from '../native/binding.js'
 import { Adapter } from './adapter.js'
 import { loraName, targetNames } from './lora-format.js'
 import { toDeltas } from './to-native.js'
@@ -36,21 +35,20 @@ function factors(slice: NativeDelta, shape: [number, number]): { a: Tensor; b: T
  * decomposition is needed (design: an S²FT slice is a LoRA with a one-hot factor). A LoRA adapter
  * is returned as it is. Throws ADAPTER_MISMATCH or SHAPE_MISMATCH when it does not fit `config`.
  */
-export function toLora(adapter: Adapter, config: ModelConfig): Adapter {
+export function toLora(adapter: Adapter, config: NativeModelConfig): Adapter {
   const { info } = adapter
   if (info.type === 'lora') return adapter
   const tensors = new Map<string, Tensor>()
   const counts: Record<string, number> = {}
-  for (const slice of toDeltas(adapter, config.native)) {
+  for (const slice of toDeltas(adapter, config)) {
     const { kind } = parseModule(slice.module)!
-    const { a, b } = factors(slice, moduleShape(config.native, kind))
+    const { a, b } = factors(slice, moduleShape(config, kind))
     tensors.set(loraName(slice.module, 'A'), a)
     tensors.set(loraName(slice.module, 'B'), b)
     counts[slice.module] = slice.index.length
   }
   const r = Math.max(...Object.values(counts))
   const others = Object.fromEntries(Object.entries(counts).filter(([, s]) => s !== r))
-  const targetModules = Object.keys(counts).map((module) => `${parseModule(module)!.kind}_proj`)
   return new Adapter(
     {
       type: 'lora',
@@ -60,7 +58,7 @@ export function toLora(adapter: Adapter, config: ModelConfig): Adapter {
       alpha: r,
       dropout: 0,
       rslora: false,
-      targetModules: [...new Set(targetModules)].sort(),
+      targetModules: targetNames(Object.keys(counts), config.layers),
     },
     tensors,
     { ranks: others, alphas: { ...others } },

@@ -40,7 +40,7 @@ export async function* decode(
       for (const [row, { sequence, slot }] of active.entries()) {
         const event = sequence.accept(sampled[row]!)
         if (sequence.finished) {
-          decoder.reset(slot)
+          await decoder.reset(slot)
           running[slot] = undefined
         }
         yield { ...event, sequence }

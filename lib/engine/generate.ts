@@ -1,6 +1,7 @@
 // From prompts to text: encodes, decodes on the native side, and makes text of the tokens.
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { encodeOpen } from '../data/encode-row.js'
 import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
 import { checkTokens } from '../model/samples.js'
@@ -22,12 +23,12 @@ function isTokens(prompt: Prompt): prompt is Int32Array | readonly number[] {
   return prompt instanceof Int32Array || (Array.isArray(prompt) && typeof prompt[0] !== 'object')
 }
 
-/** Ids of a text (with the tokenizer's special tokens) or of a conversation's template. */
+/** Ids of a text (with the special tokens before it) or of a conversation's template. */
 export function encodePrompt(
   prompt: string | readonly ChatMessage[],
   tokenizer: Tokenizer,
 ): number[] {
-  if (typeof prompt === 'string') return tokenizer.encode(prompt)
+  if (typeof prompt === 'string') return encodeOpen(tokenizer, prompt)
   const text = tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true })
   return tokenizer.encode(text, { addSpecialTokens: false })
 }

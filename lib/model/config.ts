@@ -1,9 +1,10 @@
 // config.json of a Hugging Face model, checked, with the defaults of transformers filled in.
+import { join } from 'node:path'
 import { z } from 'zod'
 import { S2FTError } from '../errors.js'
 import { parseRope } from './rope.js'
 import type { ModelConfig, ModelFamily } from './types.js'
-import { show, validate } from './validate.js'
+import { readJson, show, validate } from './validate.js'
 
 interface FamilyDefaults {
   architecture: string
@@ -219,4 +220,10 @@ export function parseModelConfig(raw: unknown, file: string): ModelConfig {
       rope: parseRope({ ...fields, max_position_embeddings: maxPositionEmbeddings }, file),
     },
   }
+}
+
+/** config.json of a model directory. Throws as parseModelConfig does, and IO. */
+export async function readModelConfig(directory: string): Promise<ModelConfig> {
+  const file = join(directory, 'config.json')
+  return parseModelConfig(await readJson(file, 'INVALID_CONFIG'), file)
 }

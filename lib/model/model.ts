@@ -1,7 +1,6 @@
 // A loaded model: the handle that scoring, generation, adapters and training hang on.
 // It owns the native model, whose weights live outside the JavaScript heap.
 import { stat } from 'node:fs/promises'
-import { join } from 'node:path'
 import type { Adapter } from '../adapter/adapter.js'
 import { Fusion } from '../adapter/fusion.js'
 import type { FuseOptions } from '../adapter/types.js'
@@ -10,7 +9,7 @@ import { S2FTError } from '../errors.js'
 import type { DType, NativeModel } from '../native/binding.js'
 import { native } from '../native/load.js'
 import { Tokenizer } from '../tokenizer/index.js'
-import { parseModelConfig } from './config.js'
+import { readModelConfig } from './config.js'
 import { checkpointDtype, weightFiles } from './files.js'
 import { loadOptions } from './options.js'
 import { checkBatch, checkTokens, trainedTokens } from './samples.js'
@@ -28,15 +27,21 @@ import type {
   SaveOptions,
   Tokens,
 } from './types.js'
-import { readJson } from './validate.js'
+
+/** What a model knows of the trainer that holds its weights. */
+interface Training {
+  readonly idle: boolean
+  detach(): Promise<void>
+  dispose(): Promise<void>
+}
 
 export class Model {
   private disposed = false
   private loadedTokenizer: Promise<Tokenizer> | undefined
   private baseFingerprint: Promise<string> | undefined
   private readonly fusion: Fusion
-  /** @internal Trainers alive; each disposes itself before the model goes. */
-  readonly trainers = new Set<{ dispose(): Promise<void> }>()
+  /** @internal The trainer that holds the weights, if any. */
+  readonly trainers = new Set<Training>()
 
   private constructor(
     private readonly handle: NativeModel,
@@ -47,6 +52,8 @@ export class Model {
     readonly dtype: DType,
     /** CPUs in use; part of what makes a run repeatable bit by bit. */
     readonly threads: number,
+    /** As asked for at loading. */
+    readonly arithmetic: 'auto' | 'native' | 'widen',
   ) {
     this.fusion = new Fusion(handle, config.native, () => this.fingerprint())
   }
@@ -62,14 +69,13 @@ export class Model {
     if (!found?.isDirectory()) {
       throw new S2FTError('IO', `expected a model directory at ${directory}, found none`)
     }
-    const configFile = join(directory, 'config.json')
-    const config = parseModelConfig(await readJson(configFile, 'INVALID_CONFIG'), configFile)
+    const config = await readModelConfig(directory)
     const files = await weightFiles(directory)
     const stored = dtype === 'auto' ? await checkpointDtype(files[0]!) : dtype
     const place = device === 'auto' ? 'cpu' : device
     const spec = { config: config.native, files, dtype: stored, device: place, threads, arithmetic }
     const handle = await native().loadModel(spec)
-    return new Model(handle, directory, config, place, stored, threads)
+    return new Model(handle, directory, config, place, stored, threads, arithmetic)
   }
 
   /** Native bytes of the weights. */
@@ -105,6 +111,24 @@ export class Model {
   /** @internal Full fine-tuning changed the base. */
   forgetFingerprint(): void {
     this.baseFingerprint = undefined
+  }
+
+  /** @internal Throws BUSY while another trainer holds the weights. */
+  startTraining(trainer: Training): void {
+    if (this.trainers.size > 0) {
+      throw new S2FTError('BUSY', 'the model is held by another trainer: dispose that one first')
+    }
+    this.trainers.add(trainer)
+  }
+
+  /** Adapters are added to base weights, so a trainer takes its changes out first. */
+  private async detachTraining(): Promise<void> {
+    for (const trainer of this.trainers) {
+      if (!trainer.idle) {
+        throw new S2FTError('BUSY', 'the model is being trained: wait for the step in flight')
+      }
+      await trainer.detach()
+    }
   }
 
   /** Scores of the next token at every position: [tokens, vocab], row after row. */
@@ -177,11 +201,14 @@ export class Model {
   }
 
   /**
-   * Adds an adapter to the weights. Throws ADAPTER_MISMATCH when it was made for another base
+   * Adds an adapter to the base weights. A trainer of this model takes its changes out first
+   * (its next step puts them in again), so that they do not count twice. Throws BUSY while it is
+   * at work, ADAPTER_MISMATCH when it was made for another base
    * (unless `force`), SHAPE_MISMATCH, INVALID_ARGUMENT when it is fused already.
    */
   async fuse(adapter: Adapter, options: FuseOptions = {}): Promise<void> {
     this.native()
+    await this.detachTraining()
     await this.fusion.fuse(adapter, options)
   }
 

@@ -1,4 +1,5 @@
 // What users pass to a Trainer and the events that training yields.
+import type { Dataset, EncodeDatasetOptions } from '../data/index.js'
 import type { Method } from '../method/types.js'
 import type { SampleInput } from '../model/types.js'
 import type { NativeMemoryPlan, Recompute } from '../native/binding.js'
@@ -52,17 +53,12 @@ export interface TrainerOptions {
   recompute?: Recompute
   /** Bytes this process may hold; default: what the system has available. */
   memoryLimit?: number
-  /** Longest sample when fit() encodes a Dataset, in tokens. */
-  maxLength?: number
+  /** How a Dataset is encoded: template, completionOnly, maxLength (default: the model's). */
+  encode?: EncodeDatasetOptions
 }
 
-/** Encoded samples, or a Dataset that the model's tokenizer encodes. */
-export type TrainingData = readonly SampleInput[] | DatasetLike
-
-/** What loadDataset returns; encoded on first use. */
-export interface DatasetLike {
-  readonly records: readonly unknown[]
-}
+/** Encoded samples, or a Dataset (loadDataset) that the model's tokenizer encodes. */
+export type TrainingData = readonly SampleInput[] | Dataset
 
 export interface FitOptions {
   /** Finishes the step in flight, writes a checkpoint, ends with 'interrupted'. */

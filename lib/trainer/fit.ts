@@ -1,0 +1,193 @@
+// A whole training run, as a stream of events.
+import { S2FTError } from '../errors.js'
+import type { NativeMemoryPlan } from '../native/binding.js'
+import { RunBatches } from './batches.js'
+import { dataFingerprint, prepareData } from './data.js'
+import { availableMemory } from './memory.js'
+import { RunFiles } from './run-files.js'
+import { learningRateAt, type Schedule, warmupSteps } from './schedule.js'
+import type { Session } from './session.js'
+import {
+  machineOf,
+  machineWarnings,
+  requireSameRun,
+  runSignature,
+  type TrainerState,
+} from './state.js'
+import type { Trainer } from './trainer.js'
+import type { FitOptions, PlanEvent, TrainEvent, TrainingData } from './types.js'
+
+function gigabytes(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(2)} GB`
+}
+
+/** Throws OUT_OF_MEMORY with the plan's parts when the peak does not fit. */
+function requireMemory(plan: NativeMemoryPlan, available: number): void {
+  if (plan.total <= available) return
+  const { weights, trainable, optimizer, activations, workspace } = plan
+  const parts = Object.entries({ weights, trainable, optimizer, activations, workspace })
+  throw new S2FTError(
+    'OUT_OF_MEMORY',
+    `expected a step to fit in ${gigabytes(available)}, found that it needs ` +
+      `${gigabytes(plan.total)} (${parts.map(([name, bytes]) => `${name} ${gigabytes(bytes)}`).join(', ')}): ` +
+      "lower batchSize or maxTokensPerBatch, or set recompute: 'block'",
+    { details: { ...plan, available } },
+  )
+}
+
+/** The step's place in the run, and the state that a checkpoint after it holds. */
+class Progress {
+  constructor(
+    readonly state: TrainerState,
+    private readonly batches: RunBatches,
+  ) {}
+
+  next() {
+    return this.batches.epoch(this.state.epoch)[this.state.stepInEpoch]!
+  }
+
+  advance(inputTokens: number): void {
+    const { state } = this
+    state.step++
+    state.inputTokens += inputTokens
+    state.stepInEpoch++
+    if (state.stepInEpoch >= this.batches.epoch(state.epoch).length) {
+      state.epoch++
+      state.stepInEpoch = 0
+    }
+  }
+
+  /** Epochs done, as a fraction. */
+  get epoch(): number {
+    const { epoch, stepInEpoch } = this.state
+    return stepInEpoch === 0 ? epoch : epoch + stepInEpoch / this.batches.epoch(epoch).length
+  }
+}
+
+/** @internal The events of Trainer.fit. `setStep` tells the trainer where a resumed run stands. */
+export async function* fitRun(
+  trainer: Trainer,
+  session: Session,
+  data: TrainingData,
+  { signal, resume }: FitOptions,
+  setStep: (step: number) => void,
+): AsyncGenerator<TrainEvent, void> {
+  const { model, settings } = session
+  const started = performance.now()
+  const files = new RunFiles(session, settings.outputDir)
+  const point = await files.resumePoint(resume)
+  if (!point && trainer.globalStep > 0) {
+    throw new S2FTError(
+      'INVALID_ARGUMENT',
+      `expected a trainer without steps, found ${trainer.globalStep}: a new run needs a new Trainer`,
+    )
+  }
+  if (resume && !point) {
+    const message = `no complete checkpoint in ${settings.outputDir}: starting from the beginning`
+    yield { type: 'warning', message }
+  }
+  const { samples, warnings } = await prepareData(model, data, settings)
+  const evaluation = await trainer.evaluationData()
+  for (const message of [...warnings, ...(evaluation?.warnings ?? [])]) {
+    yield { type: 'warning', message }
+  }
+  const batches = new RunBatches(samples, settings)
+  const { totalSteps } = batches
+  const schedule: Schedule = {
+    name: settings.lrScheduler,
+    learningRate: settings.learningRate,
+    warmupSteps: warmupSteps(settings.warmupSteps, settings.warmupRatio, totalSteps),
+    totalSteps,
+  }
+  const largest = batches.largest()
+  const { plan, parameters } = await session.run(async (native) => ({
+    plan: await native.plan(largest.tokens, largest.trained),
+    parameters: native.parameters(),
+  }))
+  const run = runSignature(model, settings, {
+    baseFingerprint: session.baseFingerprint,
+    data: dataFingerprint(samples),
+    samples: samples.length,
+    warmupSteps: schedule.warmupSteps,
+    totalSteps,
+  })
+  const begin = { version: 1, step: 0, epoch: 0, stepInEpoch: 0, inputTokens: 0 } as const
+  const state: TrainerState = {
+    ...begin,
+    ...point?.state,
+    totalSteps,
+    run,
+    machine: machineOf(model),
+  }
+  const progress = new Progress(state, batches)
+  if (point) {
+    requireSameRun(point.state, run, point.path)
+    for (const message of machineWarnings(point.state, model)) yield { type: 'warning', message }
+  }
+  const available = settings.memoryLimit ?? availableMemory()
+  const planned: PlanEvent = {
+    type: 'plan',
+    ...plan,
+    available,
+    trainableParameters: parameters.reduce(
+      (sum, { shape }) => sum + shape.reduce((product, length) => product * length, 1),
+      0,
+    ),
+    totalSteps,
+    stepsPerEpoch: batches.stepsPerEpoch,
+    samples: samples.length,
+    step: state.step,
+  }
+  requireMemory(plan, available)
+  if (point) await files.restore(point)
+  setStep(state.step)
+  try {
+    await files.openMetrics(point ? state.step : -1)
+    yield planned
+    const evaluate = async (): Promise<TrainEvent> => {
+      const before = performance.now()
+      const result = await trainer.evaluatePrepared(evaluation!.samples)
+      const seconds = (performance.now() - before) / 1000
+      return { type: 'eval', step: state.step, epoch: progress.epoch, ...result, seconds }
+    }
+    while (state.step < totalSteps && !signal?.aborted) {
+      const before = performance.now()
+      const result = await trainer.takeStep(progress.next(), learningRateAt(schedule, state.step))
+      const seconds = (performance.now() - before) / 1000
+      progress.advance(result.inputTokens)
+      const tokensPerSecond = result.inputTokens / seconds
+      const { epoch } = progress
+      const event: TrainEvent = {
+        type: 'step',
+        ...result,
+        totalSteps,
+        epoch,
+        tokensPerSecond,
+        seconds,
+      }
+      const last = state.step >= totalSteps
+      if (last || state.step % settings.loggingSteps === 0) await files.log(event)
+      yield event
+      if (evaluation && settings.evalSteps > 0 && (last || state.step % settings.evalSteps === 0)) {
+        const found = await evaluate()
+        await files.log(found)
+        yield found
+      }
+      if (settings.saveSteps > 0 && (last || state.step % settings.saveSteps === 0)) {
+        const path = await files.checkpoint(state)
+        yield { type: 'checkpoint', step: state.step, path: path! }
+      }
+    }
+    if (state.step < totalSteps) {
+      const path = await files.checkpoint(state)
+      yield { type: 'interrupted', step: state.step, ...(path === undefined ? {} : { path }) }
+      return
+    }
+    const path = await files.result()
+    const seconds = (performance.now() - started) / 1000
+    const end = { type: 'end', step: state.step, epoch: progress.epoch, seconds } as const
+    yield path === undefined ? end : { ...end, path }
+  } finally {
+    await files.close()
+  }
+}

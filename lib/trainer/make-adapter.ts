@@ -1,0 +1,73 @@
+// Collects what was trained into an Adapter.
+import { Adapter } from '../adapter/adapter.js'
+import { loraName, targetNames } from '../adapter/lora-format.js'
+import { deltaName, indexName } from '../adapter/s2ft-format.js'
+import type { S2ftSlice } from '../adapter/types.js'
+import { S2FTError } from '../errors.js'
+import type { S2ftMethod } from '../method/types.js'
+import type { NativeParameter, Tensor } from '../native/binding.js'
+import type { Session } from './session.js'
+
+function s2ftAdapter(
+  session: Session,
+  method: S2ftMethod,
+  parameters: readonly NativeParameter[],
+  values: readonly Float32Array[],
+): Adapter {
+  const tensors = new Map<string, Tensor>()
+  const slices = parameters.map(({ module, kind, shape, index }, i): S2ftSlice => {
+    if ((kind !== 'rows' && kind !== 'cols') || !index) {
+      throw new S2FTError('INTERNAL', `expected a slice of ${module}, found ${kind}`)
+    }
+    tensors.set(deltaName(module), { dtype: 'F32', shape, data: values[i]! })
+    tensors.set(indexName(module), { dtype: 'I32', shape: [index.length], data: index })
+    return { module, axis: kind, count: index.length }
+  })
+  const strategy = method.select ? 'explicit' : 'random'
+  return new Adapter(
+    {
+      type: 's2ft',
+      baseModel: session.model.directory,
+      baseFingerprint: session.baseFingerprint,
+      slices,
+      selection: method.ratios ? { strategy, ratios: method.ratios } : { strategy },
+      seed: method.seed,
+    },
+    tensors,
+  )
+}
+
+/** The adapter as it is now. Throws UNSUPPORTED for full fine-tuning, which changes the model. */
+export async function makeAdapter(session: Session): Promise<Adapter> {
+  const { method } = session.settings
+  if (method.kind === 'full') {
+    throw new S2FTError(
+      'UNSUPPORTED',
+      'full fine-tuning has no adapter: save the model with model.save(directory)',
+    )
+  }
+  const { parameters, values } = await session.run(async (trainer) => ({
+    parameters: trainer.parameters(),
+    values: await trainer.values(),
+  }))
+  if (method.kind === 's2ft') return s2ftAdapter(session, method, parameters, values)
+  const tensors = new Map<string, Tensor>()
+  for (const [i, { module, kind, shape }] of parameters.entries()) {
+    const name = loraName(module, kind === 'lora_A' ? 'A' : 'B')
+    tensors.set(name, { dtype: 'F32', shape, data: values[i]! })
+  }
+  const modules = [...new Set(parameters.map(({ module }) => module))]
+  return new Adapter(
+    {
+      type: 'lora',
+      baseModel: session.model.directory,
+      baseFingerprint: session.baseFingerprint,
+      r: method.r,
+      alpha: method.alpha,
+      dropout: method.dropout,
+      rslora: method.rslora,
+      targetModules: targetNames(modules, session.model.config.native.layers),
+    },
+    tensors,
+  )
+}

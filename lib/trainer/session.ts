@@ -1,0 +1,135 @@
+// The native trainer behind a Trainer: made on first use, used by one operation at a time.
+import { S2FTError } from '../errors.js'
+import { resolveMethod } from '../method/index.js'
+import type { Model } from '../model/model.js'
+import type { SourcedSample } from '../model/types.js'
+import type { NativeParameter, NativeStepResult, NativeTrainer } from '../native/binding.js'
+import type { TrainerSettings } from './options.js'
+
+export class Session {
+  private opening: Promise<NativeTrainer> | undefined
+  private tail: Promise<unknown> = Promise.resolve()
+  private disposing: Promise<void> | undefined
+  private busy = 0
+  /** Fingerprint of the base, taken before training changes it. */
+  baseFingerprint = ''
+
+  constructor(
+    readonly model: Model,
+    readonly settings: TrainerSettings,
+  ) {}
+
+  get idle(): boolean {
+    return this.busy === 0
+  }
+
+  /** Runs `work` after all earlier work. Throws DISPOSED. */
+  async run<T>(work: (trainer: NativeTrainer) => Promise<T>): Promise<T> {
+    this.check()
+    const before = this.tail
+    this.busy++
+    const current = (async () => {
+      await before.catch(() => {})
+      this.check()
+      this.opening ??= this.open()
+      // A failed start can be tried again, e.g. after another trainer was disposed.
+      const trainer = await this.opening.catch((error) => {
+        this.opening = undefined
+        throw error
+      })
+      return work(trainer)
+    })()
+    this.tail = current
+    return current.finally(() => this.busy--)
+  }
+
+  async step(
+    microBatches: readonly (readonly SourcedSample[])[],
+    learningRate: number,
+    step: number,
+  ): Promise<NativeStepResult> {
+    const plain = microBatches.map((batch) =>
+      batch.map(({ tokens, labels }) => ({ tokens, labels })),
+    )
+    try {
+      return await this.run((trainer) => trainer.step(plain, learningRate))
+    } catch (error) {
+      throw located(error, microBatches, step)
+    }
+  }
+
+  /** Stops the step in flight at the next layer; it rejects with CANCELLED. */
+  cancel(): void {
+    this.opening?.then(
+      (trainer) => trainer.cancel(),
+      () => {},
+    )
+  }
+
+  /** Takes the tuned weights out of the model; the next step puts them in again. */
+  async detach(): Promise<void> {
+    if (this.opening && !this.disposing && this.settings.method.kind !== 'full') {
+      await this.run((trainer) => trainer.detach())
+    }
+  }
+
+  /** Cancels and waits for work in flight, then gives the native trainer back. */
+  dispose(): Promise<void> {
+    this.disposing ??= (async () => {
+      this.cancel()
+      await this.tail.catch(() => {})
+      const trainer = await this.opening?.catch(() => undefined)
+      await trainer?.dispose()
+      this.model.trainers.delete(this)
+      if (this.settings.method.kind === 'full' && trainer) this.model.forgetFingerprint()
+    })()
+    return this.disposing
+  }
+
+  private check(): void {
+    if (this.disposing) throw new S2FTError('DISPOSED', 'the trainer was disposed')
+  }
+
+  private async open(): Promise<NativeTrainer> {
+    const { model, settings } = this
+    const method = resolveMethod(settings.method, model.config.native)
+    model.startTraining(this)
+    try {
+      this.baseFingerprint = await model.fingerprint()
+      return await model.native().createTrainer({
+        method,
+        beta1: settings.adamBeta1,
+        beta2: settings.adamBeta2,
+        epsilon: settings.adamEpsilon,
+        weightDecay: settings.weightDecay,
+        maxGradNorm: settings.maxGradNorm,
+        recompute: settings.recompute,
+      })
+    } catch (error) {
+      model.trainers.delete(this)
+      throw error
+    }
+  }
+}
+
+/** Adds step and sample to the engine's NOT_FINITE, which knows places in the batch only. */
+function located(
+  error: unknown,
+  microBatches: readonly (readonly SourcedSample[])[],
+  step: number,
+): unknown {
+  if (!(error instanceof S2FTError) || error.code !== 'NOT_FINITE') return error
+  const microBatch = Number(error.details?.microBatch)
+  const sample = Number(error.details?.sample)
+  const source = microBatches[microBatch]?.[sample]?.source
+  const place = source ?? `sample ${sample} of micro-batch ${microBatch}`
+  return new S2FTError('NOT_FINITE', `step ${step}, ${place}: ${error.message}`, {
+    details: { ...error.details, step, ...(source === undefined ? {} : { source }) },
+    cause: error,
+  })
+}
+
+/** How users name a parameter: the module, with what it is where that is not its weight. */
+export function parameterName({ module, kind }: NativeParameter): string {
+  return kind === 'lora_A' || kind === 'lora_B' || kind === 'bias' ? `${module}.${kind}` : module
+}
