@@ -3,6 +3,9 @@
 import { S2FTError } from '../errors.js'
 import type { JsonObject, TokenizerFiles } from './files.js'
 
+/** Early files leave the type out; then it is BPE. */
+const MODELS = ['BPE', 'Unigram', 'WordPiece']
+
 function patternSource(pattern: unknown): string {
   const { String: literal, Regex: regex } = (pattern ?? {}) as { String?: string; Regex?: string }
   if (regex !== undefined) return regex
@@ -92,6 +95,13 @@ function explicitPostProcessor(files: TokenizerFiles): JsonObject | undefined {
 export function compatibleTokenizer(files: TokenizerFiles): JsonObject {
   const path = `${files.directory}/tokenizer.json`
   const { tokenizer } = files
+  const type = (tokenizer.model as JsonObject | undefined)?.type ?? 'BPE'
+  if (!MODELS.includes(String(type))) {
+    throw new S2FTError(
+      'UNSUPPORTED_MODEL',
+      `${path}: model.type: expected ${MODELS.join(', ')}, found ${JSON.stringify(type)}`,
+    )
+  }
   const result: JsonObject = { normalizer: null, decoder: null, post_processor: null, ...tokenizer }
   const pre = tokenizer.pre_tokenizer as JsonObject | null | undefined
   result.pre_tokenizer = pre ? rewritePreTokenizer(pre, path) : null

@@ -96,11 +96,11 @@ export class Tokenizer {
    */
   static async load(directory: string, options: TokenizerLoadOptions = {}): Promise<Tokenizer> {
     const files = await readTokenizerFiles(directory)
-    const definition = compatibleTokenizer(files)
     let backend: Backend
     try {
-      backend = new Backend(definition, files.tokenizerConfig)
+      backend = new Backend(compatibleTokenizer(files), files.tokenizerConfig)
     } catch (cause) {
+      if (cause instanceof S2FTError) throw cause
       throw new S2FTError(
         'UNSUPPORTED_MODEL',
         `${directory}/tokenizer.json: cannot be used: ${(cause as Error).message}`,
