@@ -36,12 +36,13 @@ class Products {
   int threads_;
 };
 
-/// How fast this machine multiplies, in GFLOP/s, with `threads` threads.
+/// How fast this machine multiplies, in GFLOP/s.
 struct ProductSpeed {
   double f32 = 0, native = 0, widened = 0;  // native is 0 where it was not measured
   std::string native_implementation;        // oneDNN's name for it
 };
 
+/// With one thread, by that thread's CPU time; with more, by the clock on the wall.
 /// Measures for some tens of milliseconds on a thread of its own; later calls with the
 /// same arguments return the first one's result. Thread-safe.
 ProductSpeed product_speed(const std::string& isa, bool portable, int threads);
