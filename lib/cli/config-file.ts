@@ -65,7 +65,8 @@ export function readConfigFile(
   if (!isMap(document.contents)) return fail(0, 'expected settings as `key: value` lines')
 
   const byKey = new Map(settings.map((setting) => [setting.key, setting]))
-  const known = settings.flatMap(({ key }) => [key, kebab(key)])
+  const names = (written: string) =>
+    settings.map(({ key }) => (written.includes('-') ? kebab(key) : key))
   const result: Record<string, unknown> = {}
   for (const pair of document.contents.items as Pair[]) {
     const { key: node, value: item } = pair
@@ -73,7 +74,7 @@ export function readConfigFile(
     const written = isScalar(node) ? String(node.value) : String(node)
     const setting = byKey.get(camel(written))
     if (!setting) {
-      const meant = nearest(written, written.includes('-') ? known : settings.map((s) => s.key))
+      const meant = nearest(written, names(written))
       return fail(
         offset,
         `unknown setting '${written}'${meant ? `, did you mean '${meant}'?` : ''}`,

@@ -1,12 +1,13 @@
 // Recognises what a directory holds by its files, and says what matters about each part.
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { z } from 'zod'
 import { Adapter } from '../adapter/adapter.js'
 import { linearShapes } from '../bench/shapes.js'
 import { S2FTError } from '../errors.js'
 import { parseModelConfig } from '../model/config.js'
 import { weightFiles } from '../model/files.js'
-import { readJson } from '../model/validate.js'
+import { readJson, validate } from '../model/validate.js'
 import { safetensorsHeader } from './safetensors-header.js'
 import { bytes, grouped } from './table.js'
 
@@ -33,9 +34,7 @@ export async function inspectDirectory(directory: string): Promise<Part[]> {
   if (names.includes('adapter_config.json')) parts.push(await inspectAdapter(directory))
   if (names.includes('config.json')) parts.push(await inspectModel(directory))
   if (names.includes('metrics.jsonl')) parts.push(await inspectMetrics(directory))
-  if (/checkpoint-\d+\/?$/.test(directory) && parts.length === 0) {
-    parts.push(await inspectCheckpoint(directory))
-  }
+  if (names.includes('trainer_state.json')) parts.unshift(await inspectCheckpoint(directory))
   const step = (name: string) => Number(name.slice('checkpoint-'.length))
   const checkpoints = names.filter((name) => /^checkpoint-\d+$/.test(name))
   for (const name of checkpoints.sort((a, b) => step(a) - step(b))) {
@@ -159,10 +158,27 @@ async function inspectMetrics(path: string): Promise<Part> {
   }
 }
 
+const stateSchema = z.looseObject({
+  step: z.number(),
+  epoch: z.number(),
+  totalSteps: z.number(),
+  inputTokens: z.number(),
+  run: z.looseObject({ method: z.looseObject({ kind: z.string() }) }),
+})
+
 async function inspectCheckpoint(path: string): Promise<Part> {
-  const names = await readdir(path)
+  const names = (await readdir(path)).sort()
   let size = 0
   for (const name of names) size += (await stat(join(path, name))).size
-  const files = names.sort()
-  return { type: 'checkpoint', path, size: bytes(size), files }
+  const file = join(path, 'trainer_state.json')
+  const state = validate(stateSchema, await readJson(file, 'CORRUPT_FILE'), file, 'CORRUPT_FILE')
+  const { step, totalSteps, epoch, inputTokens } = state
+  const method = state.run.method.kind
+  return {
+    type: 'checkpoint',
+    path,
+    ...{ step, totalSteps, epoch, inputTokens, method },
+    size: bytes(size),
+    files: names,
+  }
 }

@@ -7,8 +7,7 @@ import { type CommonOptions, makeCommand } from '../common.js'
 import { interruptSignal, loadModel } from '../load.js'
 import type { Output } from '../output.js'
 import { refuseForeignDirectory } from '../output-directory.js'
-import { mergeSettings, methodOf, type TrainSettings, trainerOptions } from '../train-options.js'
-import { TrainReport } from '../train-report.js'
+import type { TrainSettings } from '../train-options.js'
 import { addSettings, trainSettings } from '../train-settings.js'
 
 const DEFAULT_MAX_LENGTH = 1024
@@ -25,6 +24,8 @@ export function trainCommand(): Command {
       return command.optionsGroup('Machine and output:')
     },
     async (_, out, command) => {
+      // Imported here: help and wrong calls of other commands start faster without.
+      const { mergeSettings } = await import('../train-options.js')
       const settings = mergeSettings(command)
       await run(settings, command.opts<CommonOptions>(), out)
     },
@@ -46,6 +47,8 @@ async function encode(
 }
 
 async function run(settings: TrainSettings, common: CommonOptions, out: Output): Promise<void> {
+  const { methodOf, trainerOptions } = await import('../train-options.js')
+  const { TrainReport } = await import('../train-report.js')
   const method = methodOf(settings)
   const resume = settings.resume ?? false
   await refuseForeignDirectory(settings.output, settings.overwriteOutputDir === true)

@@ -1,0 +1,100 @@
+// Wrong calls, help and refusals: nothing here needs the native addon.
+import { describe, expect, test } from 'vitest'
+import { expectError, s2ft } from './support.js'
+
+const commands = [
+  ['train'],
+  ['eval'],
+  ['generate'],
+  ['merge'],
+  ['export'],
+  ['serve'],
+  ['inspect'],
+  ['bench', 'train'],
+  ['bench', 'ops'],
+  ['bench', 'serve'],
+  ['devices'],
+]
+
+describe('help and version', () => {
+  test.each(commands.map((c) => [c]))('s2ft %j --help explains the common options', (command) => {
+    const { status, stdout, stderr } = s2ft([...command, '--help'])
+    expect(status).toBe(0)
+    expect(stderr).toBe('')
+    for (const option of ['--json', '--device', '--dtype', '--threads', '--version']) {
+      expect(stdout).toContain(option)
+    }
+  })
+
+  test('the top level lists every command', () => {
+    const { status, stdout } = s2ft(['--help'])
+    expect(status).toBe(0)
+    for (const [name] of commands) expect(stdout).toMatch(new RegExp(`^  ${name}\\b`, 'm'))
+  })
+
+  test.each([[[]], [['train']], [['bench']], [['bench', 'train']]])('%j --version', (command) => {
+    const { status, stdout } = s2ft([...command, '--version'])
+    expect(status).toBe(0)
+    expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/)
+  })
+})
+
+describe('wrong calls end with status 2 and one line', () => {
+  const train = ['train', '--model', 'm', '--data', 'd', '--output', 'o']
+  const cases: [string, string[], RegExp][] = [
+    ['no command', [], /expected a command: train, eval/],
+    ['unknown command', ['trian'], /unknown command 'trian'.*Did you mean train/],
+    ['no subcommand', ['bench'], /expected a subcommand/],
+    ['missing option of train', ['train', '--model', 'm'], /'--data' not given/],
+    ['missing option of eval', ['eval', '--model', 'm'], /required option '--data <file>'/],
+    ['missing argument', ['inspect'], /missing required argument 'dir'/],
+    ['unknown option', [...train, '--batch-sze', '3'], /Did you mean --batch-size/],
+    ['superfluous argument', ['devices', 'gpu'], /too many arguments/],
+    ['no number', [...train, '--max-steps', 'ten'], /'--max-steps <n>' argument 'ten'/],
+    ['fraction', [...train, '--batch-size', '1.5'], /a whole number from 1/],
+    ['empty number', [...train, '--learning-rate', ''], /a number above 0/],
+    ['infinity', [...train, '--learning-rate', 'Infinity'], /a number above 0/],
+    ['out of range', ['generate', '--model', 'm', '--prompt', 'p', '--top-p', '3'], /up to 1/],
+    ['unknown method', [...train, '--method', 'foo'], /expected s2ft, lora, full/],
+    ['unknown device', ['devices', '--device', 'tpu'], /expected cpu, cuda, auto/],
+    ['unknown module', [...train, '--ratios', 'bar=0.1'], /module of q, k, v, o, gate, up, down/],
+    ['share above 1', [...train, '--ratios', 'down=2'], /above 0 up to 1, found 'down=2'/],
+    ['module twice', [...train, '--ratios', 'o=0.1,o=0.2'], /each module once/],
+    ["another method's option", [...train, '--lora-r', '4'], /is for --method lora/],
+    [
+      'ratios and budget',
+      [...train, '--ratios', 'o=0.1', '--budget-lora-rank', '4'],
+      /exclude each other/,
+    ],
+    ['evaluation without data', [...train, '--eval-steps', '5'], /needs '--eval-data'/],
+    ['size', [...train, '--memory-limit', 'much'], /expected a size/],
+    ['unknown benchmark method', ['bench', 'train', '--methods', 'x'], /expected s2ft, lora3/],
+  ]
+  test.each(cases)('%s', (_, args, message) => {
+    expectError(s2ft(args), 'USAGE', message)
+  })
+})
+
+describe('what comes later is refused by name', () => {
+  const train = ['train', '--model', 'm', '--data', 'd', '--output', 'o']
+  const exporting = ['export', '--model', 'm', '--adapter', 'a', '--output', 'o']
+  const cases: [string[], RegExp][] = [
+    ...['dora', 'lisa', 'sparse', 'galore', 'loreft'].map((method): [string[], RegExp] => [
+      [...train, '--method', method],
+      /available are s2ft, lora, full/,
+    ]),
+    [[...train, '--quantize', 'nf4'], /--quantize nf4 comes in a later release/],
+    [['serve', '--model', 'm'], /later release/],
+    [['bench', 'ops'], /later release/],
+    [[...exporting, '--format', 'gguf'], /use --format peft/],
+  ]
+  test.each(cases)('%j', (args, message) => {
+    expectError(s2ft(args), 'UNSUPPORTED', message)
+  })
+})
+
+test('a missing file is an IO error, and S2FT_DEBUG=1 adds the stack', () => {
+  const args = ['inspect', '/nonexistent/directory']
+  expectError(s2ft(args), 'IO', /expected a directory at \/nonexistent\/directory/)
+  expect(s2ft(args, { env: { S2FT_DEBUG: '1' } }).stderr).toMatch(/\n\s+at .*inspect/)
+})
