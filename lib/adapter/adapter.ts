@@ -6,7 +6,14 @@ import { publishDirectory } from '../model/directory.js'
 import { readJson, show } from '../model/validate.js'
 import type { Tensor } from '../native/binding.js'
 import { native } from '../native/load.js'
-import { checkLoraTensors, type LoraConfig, loraConfig, parseLoraConfig } from './lora-format.js'
+import {
+  checkLoraTensors,
+  fromPeftNames,
+  type LoraConfig,
+  loraConfig,
+  parseLoraConfig,
+  toPeftNames,
+} from './lora-format.js'
 import { checkS2ftTensors, parseS2ftConfig, s2ftConfig } from './s2ft-format.js'
 import type { AdapterInfo } from './types.js'
 
@@ -19,7 +26,7 @@ export class Adapter {
   /** @internal Use Adapter.load or trainer.adapter(). */
   constructor(
     readonly info: AdapterInfo,
-    /** Tensors by the names that the adapter's file has. */
+    /** `<module>.s2ft_delta` and `.s2ft_index`, or `<module>.lora_A` and `.lora_B`. */
     readonly tensors: Map<string, Tensor>,
     /** @internal Ranks and alphas of single LoRA modules. */
     readonly patterns: Pick<LoraConfig, 'ranks' | 'alphas'> = { ranks: {}, alphas: {} },
@@ -68,7 +75,7 @@ export class Adapter {
     }
     const { info, ranks, alphas } = parseLoraConfig(raw, configFile)
     const { tensors, metadata } = await native().readSafetensors(file)
-    const map = new Map(Object.entries(tensors))
+    const map = fromPeftNames(tensors, file)
     checkLoraTensors(map, file)
     const fingerprint = metadata[FINGERPRINT]
     if (fingerprint !== undefined) info.baseFingerprint = fingerprint
@@ -89,8 +96,8 @@ export class Adapter {
       if (this.info.type === 'lora' && this.info.baseFingerprint !== undefined) {
         metadata[FINGERPRINT] = this.info.baseFingerprint
       }
-      const names = [...this.tensors.keys()].sort()
-      const tensors = Object.fromEntries(names.map((name) => [name, this.tensors.get(name)!]))
+      const named = this.info.type === 'lora' ? toPeftNames(this.tensors) : this.tensors
+      const tensors = Object.fromEntries([...named].sort(([a], [b]) => (a < b ? -1 : 1)))
       await native().writeSafetensors(join(temporary, WEIGHTS), tensors, metadata)
       await writeFile(join(temporary, CONFIG), `${JSON.stringify(config, null, 2)}\n`)
     })

@@ -1,13 +1,26 @@
 // Which adapters are in a model's weights; one of these belongs to every Model.
 import { S2FTError } from '../errors.js'
+import { show } from '../model/validate.js'
 import type { NativeModel, NativeModelConfig } from '../native/binding.js'
 import type { Adapter } from './adapter.js'
 import { toDeltas, toLoras } from './to-native.js'
-import type { FuseOptions } from './types.js'
+import type { AdapterInfo, FuseOptions } from './types.js'
+
+/** Throws ADAPTER_MISMATCH naming both fingerprints; an adapter that knows none fits any base. */
+export function requireSameBase(info: AdapterInfo, found: string): void {
+  const wanted = info.baseFingerprint
+  if (wanted === undefined || wanted === found) return
+  throw new S2FTError(
+    'ADAPTER_MISMATCH',
+    `the adapter was made for base ${show(wanted)} (${show(info.baseModel)}), found base ` +
+      `${show(found)}; fusing with { force: true } ignores this`,
+    { details: { expected: wanted, found } },
+  )
+}
 
 export class Fusion {
   private readonly ids = new Map<Adapter, string>()
-  private count = 0
+  private made = 0
 
   constructor(
     private readonly model: NativeModel,
@@ -15,27 +28,21 @@ export class Fusion {
     private readonly fingerprint: () => Promise<string>,
   ) {}
 
+  /** Adapters in the weights now. */
+  get count(): number {
+    return this.ids.size
+  }
+
   async fuse(adapter: Adapter, { force = false }: FuseOptions): Promise<void> {
     if (this.ids.has(adapter)) {
       throw new S2FTError('INVALID_ARGUMENT', 'expected an adapter that is not fused yet')
     }
-    const wanted = adapter.info.baseFingerprint
-    if (!force && wanted !== undefined) {
-      const found = await this.fingerprint()
-      if (found !== wanted) {
-        throw new S2FTError(
-          'ADAPTER_MISMATCH',
-          `the adapter was made for base ${wanted} (${adapter.info.baseModel}), found base ` +
-            `${found}; { force: true } fuses it all the same`,
-          { details: { expected: wanted, found } },
-        )
-      }
-    }
+    if (!force) requireSameBase(adapter.info, await this.fingerprint())
     const parts =
       adapter.info.type === 's2ft'
         ? { deltas: toDeltas(adapter, this.config) }
         : { loras: toLoras(adapter, this.config) }
-    const id = `adapter-${this.count++}`
+    const id = `adapter-${this.made++}`
     this.ids.set(adapter, id)
     try {
       await this.model.fuse(id, parts)

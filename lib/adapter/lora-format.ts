@@ -44,8 +44,27 @@ export interface LoraConfig {
   alphas: Record<string, number>
 }
 
+/** A factor's name in memory; gradients have the same. */
 export function loraName(module: string, factor: 'A' | 'B'): string {
-  return `${PREFIX}${module}.lora_${factor}.weight`
+  return `${module}.lora_${factor}`
+}
+
+/** Tensors by their names in PEFT's file. */
+export function toPeftNames(tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
+  return new Map([...tensors].map(([name, tensor]) => [`${PREFIX}${name}.weight`, tensor]))
+}
+
+/** Tensors of PEFT's file by their names in memory. Throws UNSUPPORTED for other tensors. */
+export function fromPeftNames(tensors: Record<string, Tensor>, where: string): Map<string, Tensor> {
+  const renamed = Object.entries(tensors).map(([name, tensor]): [string, Tensor] => {
+    const match = /^base_model\.model\.(.+\.lora_[AB])\.weight$/.exec(name)
+    if (match) return [match[1]!, tensor]
+    throw new S2FTError(
+      'UNSUPPORTED',
+      `${where}: expected lora_A and lora_B of linear layers, found ${show(name)}`,
+    )
+  })
+  return new Map(renamed)
 }
 
 /** Every field of PEFT's LoraConfig, so that any of its versions reads the file. */
@@ -151,7 +170,7 @@ export function patternValue(values: Record<string, number>, module: string): nu
 export function checkLoraTensors(tensors: ReadonlyMap<string, Tensor>, where: string): string[] {
   const modules = new Set<string>()
   for (const name of tensors.keys()) {
-    const match = /^base_model\.model\.(.+)\.lora_([AB])\.weight$/.exec(name)
+    const match = /^(.+)\.lora_[AB]$/.exec(name)
     if (!match || !parseModule(match[1]!)) {
       throw new S2FTError(
         'UNSUPPORTED',

@@ -37,9 +37,9 @@ export function toDeltas(adapter: Adapter, config: NativeModelConfig): NativeDel
 export function toLoras(adapter: Adapter, config: NativeModelConfig): NativeLora[] {
   const { info, patterns } = adapter
   if (info.type !== 'lora') return []
-  const names = [...adapter.tensors.keys()].filter((name) => name.endsWith('.lora_A.weight'))
+  const names = [...adapter.tensors.keys()].filter((name) => name.endsWith('.lora_A'))
   return names.map((name) => {
-    const module = name.slice('base_model.model.'.length, -'.lora_A.weight'.length)
+    const module = name.slice(0, -'.lora_A'.length)
     const [out, input] = shapeIn(config, module)
     const a = adapter.tensors.get(name)!
     const b = adapter.tensors.get(loraName(module, 'B'))!

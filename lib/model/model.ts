@@ -121,6 +121,16 @@ export class Model {
     this.trainers.add(trainer)
   }
 
+  /** @internal Training may not start from weights that unfuse() would overwrite. */
+  requireUnfused(): void {
+    if (this.fusion.count > 0) {
+      throw new S2FTError(
+        'BUSY',
+        `expected a model without fused adapters to train, found ${this.fusion.count}: unfuse first`,
+      )
+    }
+  }
+
   /** Adapters are added to base weights, so a trainer takes its changes out first. */
   private async detachTraining(): Promise<void> {
     for (const trainer of this.trainers) {

@@ -1,5 +1,6 @@
 // Training data as checked samples, and their fingerprint.
 import { createHash } from 'node:crypto'
+import type { Adapter } from '../adapter/adapter.js'
 import { describeReport, encodeDataset, packBatches } from '../data/index.js'
 import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
@@ -56,6 +57,17 @@ export function dataFingerprint(samples: readonly SourcedSample[]): string {
     hash.update(Int32Array.of(tokens.length))
     hash.update(tokens)
     hash.update(labels)
+  }
+  return hash.digest('hex')
+}
+
+/** Hash of an adapter's tensors; '' for none. */
+export function adapterFingerprint(adapter: Adapter | undefined): string {
+  if (!adapter) return ''
+  const hash = createHash('sha256')
+  for (const name of [...adapter.tensors.keys()].sort()) {
+    hash.update(name)
+    hash.update(adapter.tensors.get(name)!.data)
   }
   return hash.digest('hex')
 }

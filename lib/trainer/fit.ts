@@ -2,7 +2,7 @@
 import { S2FTError } from '../errors.js'
 import type { NativeMemoryPlan } from '../native/binding.js'
 import { RunBatches } from './batches.js'
-import { dataFingerprint, prepareData } from './data.js'
+import { adapterFingerprint, dataFingerprint, prepareData } from './data.js'
 import { availableMemory } from './memory.js'
 import { RunFiles } from './run-files.js'
 import { learningRateAt, type Schedule, warmupSteps } from './schedule.js'
@@ -105,6 +105,7 @@ export async function* fitRun(
     parameters: native.parameters(),
   }))
   const run = runSignature(model, settings, {
+    initialAdapter: adapterFingerprint(settings.initialAdapter),
     baseFingerprint: session.baseFingerprint,
     data: dataFingerprint(samples),
     samples: samples.length,

@@ -1,5 +1,6 @@
 // Checked options of a Trainer, with defaults.
 import { z } from 'zod'
+import { Adapter } from '../adapter/adapter.js'
 import { S2FTError } from '../errors.js'
 import { show, validate } from '../model/validate.js'
 import type { TrainerOptions } from './types.js'
@@ -14,6 +15,7 @@ const schema = z.strictObject({
     (value) => kinds.includes((value as { kind?: string } | null)?.kind ?? ''),
     { message: 'expected s2ft(...), lora(...) or full()' },
   ),
+  initialAdapter: z.instanceof(Adapter).optional(),
   learningRate: z.number().nonnegative().default(2e-4),
   weightDecay: z.number().nonnegative().default(0),
   adamBeta1: beta.default(0.9),
@@ -71,6 +73,9 @@ export function trainerSettings(options: unknown): TrainerSettings {
     refuse(
       `expected one of warmupSteps and warmupRatio, found both (${show(settings.warmupRatio)})`,
     )
+  }
+  if (settings.initialAdapter && settings.method.kind === 'full') {
+    refuse('initialAdapter: expected method s2ft or lora, found full: fuse the adapter instead')
   }
   return settings
 }

@@ -1,9 +1,11 @@
 // The native trainer behind a Trainer: made on first use, used by one operation at a time.
+import { requireSameBase } from '../adapter/fusion.js'
 import { S2FTError } from '../errors.js'
 import { resolveMethod } from '../method/index.js'
 import type { Model } from '../model/model.js'
 import type { SourcedSample } from '../model/types.js'
 import type { NativeParameter, NativeStepResult, NativeTrainer } from '../native/binding.js'
+import { initialValues } from './initial-values.js'
 import type { TrainerSettings } from './options.js'
 
 export class Session {
@@ -11,6 +13,7 @@ export class Session {
   private tail: Promise<unknown> = Promise.resolve()
   private disposing: Promise<void> | undefined
   private busy = 0
+  private detached = false
   /** Fingerprint of the base, taken before training changes it. */
   baseFingerprint = ''
 
@@ -43,6 +46,27 @@ export class Session {
     return current.finally(() => this.busy--)
   }
 
+  /** As run(), for work that puts the tuned weights into the model. */
+  train<T>(work: (trainer: NativeTrainer) => Promise<T>): Promise<T> {
+    return this.run((trainer) => {
+      this.model.requireUnfused()
+      this.detached = false
+      return work(trainer)
+    })
+  }
+
+  /** As run(), for work that reads the model with the tuned weights in it. */
+  read<T>(work: () => Promise<T>): Promise<T> {
+    return this.run(() => {
+      if (!this.detached) return work()
+      throw new S2FTError(
+        'INVALID_ARGUMENT',
+        'expected the tuned weights in the model, found them taken out by fuse(): the next step ' +
+          'puts them in again',
+      )
+    })
+  }
+
   async step(
     microBatches: readonly (readonly SourcedSample[])[],
     learningRate: number,
@@ -52,7 +76,7 @@ export class Session {
       batch.map(({ tokens, labels }) => ({ tokens, labels })),
     )
     try {
-      return await this.run((trainer) => trainer.step(plain, learningRate))
+      return await this.train((trainer) => trainer.step(plain, learningRate))
     } catch (error) {
       throw located(error, microBatches, step)
     }
@@ -69,7 +93,10 @@ export class Session {
   /** Takes the tuned weights out of the model; the next step puts them in again. */
   async detach(): Promise<void> {
     if (this.opening && !this.disposing && this.settings.method.kind !== 'full') {
-      await this.run((trainer) => trainer.detach())
+      await this.run(async (trainer) => {
+        await trainer.detach()
+        this.detached = true
+      })
     }
   }
 
@@ -93,10 +120,13 @@ export class Session {
   private async open(): Promise<NativeTrainer> {
     const { model, settings } = this
     const method = resolveMethod(settings.method, model.config.native)
+    model.requireUnfused()
     model.startTraining(this)
     try {
       this.baseFingerprint = await model.fingerprint()
-      return await model.native().createTrainer({
+      const adapter = settings.initialAdapter
+      if (adapter) requireSameBase(adapter.info, this.baseFingerprint)
+      const trainer = await model.native().createTrainer({
         method,
         beta1: settings.adamBeta1,
         beta2: settings.adamBeta2,
@@ -105,6 +135,14 @@ export class Session {
         maxGradNorm: settings.maxGradNorm,
         recompute: settings.recompute,
       })
+      if (!adapter) return trainer
+      try {
+        await trainer.setValues(initialValues(adapter, settings.method, trainer.parameters()))
+        return trainer
+      } catch (error) {
+        await trainer.dispose()
+        throw error
+      }
     } catch (error) {
       model.trainers.delete(this)
       throw error

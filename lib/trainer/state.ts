@@ -34,6 +34,7 @@ export function runSignature(
   model: Model,
   settings: TrainerSettings,
   run: {
+    initialAdapter: string
     baseFingerprint: string
     data: string
     samples: number
@@ -49,6 +50,7 @@ export function runSignature(
     data: run.data,
     samples: run.samples,
     method: settings.method,
+    ...(settings.initialAdapter ? { initialAdapter: run.initialAdapter } : {}),
     learningRate: settings.learningRate,
     weightDecay: settings.weightDecay,
     adamBeta1: settings.adamBeta1,

@@ -90,7 +90,7 @@ export class Trainer {
   async gradients(samples: readonly SampleInput[]): Promise<Map<string, Float32Array>> {
     const batch = checkBatch(samples, this.model.config.native.vocabSize)
     const plain = batch.map(({ tokens, labels }) => ({ tokens, labels }))
-    return this.session.run(async (trainer) => {
+    return this.session.train(async (trainer) => {
       const names = trainer.parameters().map(parameterName)
       const { gradients } = await trainer.gradients(plain)
       return new Map(names.map((name, i) => [name, gradients[i]!]))
@@ -111,7 +111,7 @@ export class Trainer {
   /** @internal */
   evaluatePrepared(samples: readonly SourcedSample[]): Promise<{ loss: number; tokens: number }> {
     // Each batch queues by itself, so that an evaluation can be disposed midway.
-    const score = (batch: SourcedSample[]) => this.session.run(() => this.model.scoreBatch(batch))
+    const score = (batch: SourcedSample[]) => this.session.read(() => this.model.scoreBatch(batch))
     return evaluateSamples(this.model, samples, this.options, score)
   }
 

@@ -1,4 +1,5 @@
 // What users pass to a Trainer and the events that training yields.
+import type { Adapter } from '../adapter/adapter.js'
 import type { Dataset, EncodeDatasetOptions } from '../data/index.js'
 import type { Method } from '../method/types.js'
 import type { SampleInput } from '../model/types.js'
@@ -9,6 +10,8 @@ export type SchedulerName = 'linear' | 'cosine' | 'constant'
 /** Meanings are Hugging Face's; defaults are stated where they differ from it. */
 export interface TrainerOptions {
   method: Method
+  /** Start from this adapter of the same method and base instead of from nothing. */
+  initialAdapter?: Adapter
   /** Default 2e-4. */
   learningRate?: number
   /** Default 0. Decoupled; touches trainable values only. */

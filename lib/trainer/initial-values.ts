@@ -1,0 +1,57 @@
+// Where training starts when it continues from an adapter.
+import type { Adapter } from '../adapter/adapter.js'
+import { loraName } from '../adapter/lora-format.js'
+import { deltaName, indexName } from '../adapter/s2ft-format.js'
+import { expectShape, floatValues } from '../adapter/values.js'
+import { S2FTError } from '../errors.js'
+import type { Method } from '../method/types.js'
+import type { NativeParameter, Tensor } from '../native/binding.js'
+
+function mismatch(what: string, expected: unknown, found: unknown): never {
+  throw new S2FTError(
+    'ADAPTER_MISMATCH',
+    `initialAdapter: ${what}: expected ${expected} as the method has, found ${found}`,
+  )
+}
+
+/** The tensor that holds a parameter's values. */
+function tensorFor(adapter: Adapter, parameter: NativeParameter): Tensor {
+  const { module, kind } = parameter
+  const slice = kind === 'rows' || kind === 'cols'
+  const name = slice ? deltaName(module) : loraName(module, kind === 'lora_A' ? 'A' : 'B')
+  const tensor = adapter.tensors.get(name)
+  if (!tensor) mismatch('tensors', name, 'none')
+  expectShape(tensor, parameter.shape, `initialAdapter: ${name}`)
+  if (slice) {
+    const index = adapter.tensors.get(indexName(module))!.data
+    const wanted = parameter.index!
+    const at = wanted.findIndex((value, i) => index[i] !== value)
+    if (at >= 0) mismatch(`${indexName(module)}[${at}]`, wanted[at], index[at])
+  }
+  return tensor
+}
+
+/**
+ * Values for NativeTrainer.setValues. The adapter must train what the method trains: the same
+ * slices in the same order, or factors of the same modules, rank and scale. Throws
+ * ADAPTER_MISMATCH or SHAPE_MISMATCH naming the difference.
+ */
+export function initialValues(
+  adapter: Adapter,
+  method: Method,
+  parameters: readonly NativeParameter[],
+): Float32Array[] {
+  const { info } = adapter
+  if (info.type !== method.kind) mismatch('type', method.kind, info.type)
+  if (info.type === 'lora' && method.kind === 'lora') {
+    for (const key of ['r', 'alpha', 'rslora'] as const) {
+      if (info[key] !== method[key]) mismatch(key, method[key], info[key])
+    }
+  }
+  const values = parameters.map((parameter) =>
+    floatValues(tensorFor(adapter, parameter), parameter.name),
+  )
+  const tensors = [...adapter.tensors.values()].filter(({ dtype }) => dtype !== 'I32').length
+  if (tensors !== values.length) mismatch('number of tensors', values.length, tensors)
+  return values
+}
