@@ -8,7 +8,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 CORPUS = ["Structured sparse fine-tuning trains a few channels and a few heads of the model.",
           "She sold 48 clips in April, then half as many in May: 48 + 24 = 72.", "don't you'll we've WE'RE it's",
           "the cat  sat on   the mat\n\nand then the dog ran", "über café naïve Straße", "日本語 テスト 中文",
-          "const x = (a, b) => a + b // 1234567"] * 20
+          "const x = (a, b) => a + b // 1234567",
+          "it cost £5 or £7, «the» cat « an »"] * 20
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
@@ -77,7 +78,7 @@ def character():
         if not 0xD800 <= c < 0xE000 and c != 0xFEFF: return chr(c)
 
 
-texts = ["", "Hello world", "  leading and trailing  ", "48 + 24 = 72, ½ ² ③ ٣٤ Ⅳ", "don't I'LL we've", "tab\tnew\n\n\nline\r\n", "日本語テスト 中文",
+texts = ["", "Hello world", "  leading and trailing  ", "48 + 24 = 72, ½ ² ③ ٣٤ Ⅳ", "3 £ ² ½ ³ per m²", "don't I'LL we've", "tab\tnew\n\n\nline\r\n", "日本語テスト 中文",
          "👩‍👩‍👧‍👦 family 🇫🇷", "مرحبا नमस्ते 123", "e\u0301 \u1e9b\u0323 ａｂｃ", "\u00a0\u3000\u200b\u200d x", "<s>x</s> y<|im_end|>\n<|im_start|>user\nhi", "__proto__ constructor", "a" * 90, *CORPUS[:7]]
 texts += ["".join(character() for _ in range(rng.randint(1, 30))) for _ in range(25)]
 
