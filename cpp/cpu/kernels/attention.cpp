@@ -11,7 +11,7 @@ namespace s2ft::S2FT_ISA {
 
 namespace {
 
-constexpr int kBlockQueries = 64, kBlockKeys = 128, kTaskHeads = 4;
+constexpr int kBlockQueries = 64, kBlockKeys = 256, kTaskHeads = 4;
 
 struct Call {
   Mat o, lse, q, k, v;
@@ -54,45 +54,89 @@ struct Task {
   int64_t query_row, key_row;  // where the sequence begins
 };
 
-/// Turns one row's scores into weights exp(score - peak) and updates the row's state.
-/// Weights are zero where the row sees nothing; they cover vectors [v0, v1).
-template <bool kDot>
-S2FT_INLINE void softmax_row(const float* scores, void* weights, Span seen, int64_t v0,
-                             int64_t v1, float scale, float* sums, int64_t d, float* peak,
-                             float* mass) {
-  const bool whole = seen.begin <= v0 * kLanes && seen.end >= v1 * kLanes;
+/// The largest scaled score a row sees, -inf where it sees none.
+S2FT_INLINE float row_peak(const float* scores, Span seen, float scale) {
+  const int64_t full0 = ceil_div(seen.begin, kLanes), full1 = seen.end / kLanes;
   const vf nothing = splat(-INFINITY);
   vf top = nothing;
-  for (int64_t v = v0; v < v1; ++v) {
-    vf x = load(scores + v * kLanes) * scale;
-    if (!whole) x = lanes_in(seen, v) ? x : nothing;
-    top = max(x, top);
+  for (int64_t v = full0; v < full1; ++v) {
+    top = max(load(scores + v * kLanes) * scale, top);
   }
-  const float before = *peak, found = largest(top);
-  const float now = found > before ? found : before;
-  // A row that has seen nothing yet keeps weights of zero rather than exp(inf - inf).
-  const float shift = now == -INFINITY ? 0.0f : now;
+  // The vectors the span covers in part: at most its first and its last.
+  const int64_t first = seen.begin / kLanes, last = ceil_div(seen.end, kLanes) - 1;
+  if (first < full0) {
+    top =
+        max(lanes_in(seen, first) ? load(scores + first * kLanes) * scale : nothing, top);
+  }
+  if (last >= full1 && last >= full0) {
+    top = max(lanes_in(seen, last) ? load(scores + last * kLanes) * scale : nothing, top);
+  }
+  return largest(top);
+}
+
+template <bool kDot>
+S2FT_INLINE void store_weight(void* weights, int64_t v, vf w) {
+#if defined(S2FT_DOT_BF16)
+  if constexpr (kDot) {
+    const vh half = narrow_fast(w);
+    std::memcpy(static_cast<bf16*>(weights) + v * kLanes, &half, sizeof half);
+    return;
+  }
+#endif
+  store(static_cast<float*>(weights) + v * kLanes, w);
+}
+
+/// weights = exp(scale * score - shift) in vectors [v0, v1), zero where the row does not
+/// see; returns their sum.
+template <bool kDot>
+S2FT_INLINE float row_weights(const float* scores, void* weights, Span seen, int64_t v0,
+                              int64_t v1, float scale, float shift) {
+  const int64_t full0 = ceil_div(seen.begin, kLanes), full1 = seen.end / kLanes;
   vf total{};
   for (int64_t v = v0; v < v1; ++v) {
-    vf w = exp(fma(load(scores + v * kLanes), splat(scale), splat(-shift)));
-    if (!whole) w = lanes_in(seen, v) ? w : vf{};
-    total += w;
-#if defined(S2FT_DOT_BF16)
-    if constexpr (kDot) {
-      vh half = narrow_fast(w);
-      std::memcpy(static_cast<bf16*>(weights) + v * kLanes, &half, sizeof half);
-      continue;
+    vf w{};
+    if (v >= full0 && v < full1) {
+      w = exp(fma(load(scores + v * kLanes), splat(scale), splat(-shift)));
+    } else if ((v + 1) * kLanes > seen.begin && v * kLanes < seen.end) {
+      w = exp(fma(load(scores + v * kLanes), splat(scale), splat(-shift)));
+      w = lanes_in(seen, v) ? w : vf{};
     }
-#endif
-    store(static_cast<float*>(weights) + v * kLanes, w);
+    total += w;
+    store_weight<kDot>(weights, v, w);
   }
-  if (now != before) {
-    const float fade = exp(splat(before - shift))[0];
-    *mass *= fade;
-    *peak = now;
-    for (int64_t j = 0; j < d; j += kLanes) store(sums + j, load(sums + j) * fade);
+  return sum(total);
+}
+
+/// Turns a strip's scores into weights and moves its rows' state to the new peaks.
+template <bool kDot>
+S2FT_INLINE void softmax_strip(const Workspace& w, int64_t r, int64_t strip,
+                               const Span* seen, int64_t v0, int64_t v1, float scale,
+                               int64_t d) {
+  constexpr int64_t kWeightUnits = kDot ? kBlockKeys / 2 : kBlockKeys;
+  float peaks[kTileRows];
+  for (int64_t i = 0; i < strip; ++i) {
+    peaks[i] = row_peak(w.scores + i * kBlockKeys, seen[i], scale);
   }
-  *mass += sum(total);
+  for (int64_t i = 0; i < strip; ++i) {
+    const float before = w.peak[r + i];
+    const float now = peaks[i] > before ? peaks[i] : before;
+    // A row that has seen nothing yet keeps weights of zero rather than exp(inf - inf).
+    const float shift = now == -INFINITY ? 0.0f : now;
+    const float found =
+        row_weights<kDot>(w.scores + i * kBlockKeys, w.weights + i * kWeightUnits,
+                          seen[i], v0, v1, scale, shift);
+    float mass = w.mass[r + i];
+    if (now != before && before == -INFINITY) {
+      w.peak[r + i] = now;
+    } else if (now != before) {
+      const float fade = exp(splat(before - shift))[0];
+      mass *= fade;
+      w.peak[r + i] = now;
+      float* sums = w.sums + (r + i) * d;
+      for (int64_t j = 0; j < d; j += kLanes) store(sums + j, load(sums + j) * fade);
+    }
+    w.mass[r + i] = mass + found;
+  }
 }
 
 /// All the task's rows against one packed block of keys.
@@ -105,9 +149,11 @@ void attend_block(const Call& call, const Task& task, const Workspace& w, int64_
   for (int64_t r = 0; r < rows; r += kTileRows) {
     const int64_t strip = min_of(kTileRows, rows - r);
     Span seen[kTileRows], all = {n, 0};
+    int64_t query = r % task.count;
     for (int64_t i = 0; i < strip; ++i) {
-      int64_t query = task.first + (r + i) % task.count;
-      seen[i] = visible(query, task.queries, task.keys, shape.window, key, n);
+      seen[i] =
+          visible(task.first + query, task.queries, task.keys, shape.window, key, n);
+      if (++query == task.count) query = 0;
       if (seen[i].begin >= seen[i].end) continue;
       all = {min_of(all.begin, seen[i].begin), max_of(all.end, seen[i].end)};
     }
@@ -116,12 +162,8 @@ void attend_block(const Call& call, const Task& task, const Workspace& w, int64_
     strip_product<kDot>(int(strip), int(v1 - v0), w.scores + v0 * kLanes, kBlockKeys,
                         false, w.queries + r * row_size, row_size, 1,
                         w.keys + v0 * kLanes, kBlockKeys, units<kDot>(shape.head_dim));
+    softmax_strip<kDot>(w, r, strip, seen, v0, v1, shape.scale, d);
     constexpr int64_t kWeightUnits = kDot ? kBlockKeys / 2 : kBlockKeys;
-    for (int64_t i = 0; i < strip; ++i) {
-      softmax_row<kDot>(w.scores + i * kBlockKeys, w.weights + i * kWeightUnits, seen[i],
-                        v0, v1, shape.scale, w.sums + (r + i) * d, d, w.peak + r + i,
-                        w.mass + r + i);
-    }
     const int64_t from = units<kDot>(v0 * kLanes);
     strip_product<kDot>(int(strip), int(d / kLanes), w.sums + r * d, d, true,
                         w.weights + from, kWeightUnits, 1, w.values + from * d, d,
@@ -159,14 +201,16 @@ void attend(const Call& call, const Task& task, const Workspace& w) {
     attend_block<kDot>(call, task, w, key, n);
   }
 
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t head = call.runs.order[task.head + r / task.count];
-    const int64_t row = row0 + r % task.count;
-    const float mass = w.mass[r];
-    write_row(call.o.as<T>() + row * call.o.ld + head * hd, w.sums + r * d, hd,
-              mass == 0 ? 0.0f : 1 / mass);
-    if (call.lse) {
-      call.lse.as<float>()[row * call.lse.ld + head] = w.peak[r] + std::log(mass);
+  for (int h = 0; h < task.heads; ++h) {
+    const int64_t head = call.runs.order[task.head + h];
+    for (int64_t i = 0; i < task.count; ++i) {
+      const int64_t r = h * task.count + i, row = row0 + i;
+      const float mass = w.mass[r];
+      write_row(call.o.as<T>() + row * call.o.ld + head * hd, w.sums + r * d, hd,
+                mass == 0 ? 0.0f : 1 / mass);
+      if (call.lse) {
+        call.lse.as<float>()[row * call.lse.ld + head] = w.peak[r] + std::log(mass);
+      }
     }
   }
 }
