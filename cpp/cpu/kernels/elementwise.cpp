@@ -43,8 +43,9 @@ void add(Mat y, Mat x) {
           [&](int64_t i, int64_t begin, int64_t end) {
             Y* yi = row<Y>(y, i);
             const X* xi = row<X>(x, i);
-#pragma omp simd
-            for (int64_t j = begin; j < end; ++j) put(yi, j, get(yi, j) + get(xi, j));
+            lanes(begin, end, [&](int64_t j, auto n) {
+              give(yi + j, take(yi + j, n) + take(xi + j, n), n);
+            });
           });
   });
 }
@@ -54,8 +55,8 @@ void scale(Mat y, float factor) {
     using Y = S2FT_TYPE_OF(to);
     spans(y.rows, y.cols, contiguous(y), [&](int64_t i, int64_t begin, int64_t end) {
       Y* yi = row<Y>(y, i);
-#pragma omp simd
-      for (int64_t j = begin; j < end; ++j) put(yi, j, get(yi, j) * factor);
+      lanes(begin, end,
+            [&](int64_t j, auto n) { give(yi + j, take(yi + j, n) * factor, n); });
     });
   });
 }
@@ -66,8 +67,9 @@ void add_bias(Mat y, Mat bias) {
     const auto* b = bias.as<S2FT_TYPE_OF(from)>();
     spans(y.rows, y.cols, false, [&](int64_t i, int64_t begin, int64_t end) {
       Y* yi = row<Y>(y, i);
-#pragma omp simd
-      for (int64_t j = begin; j < end; ++j) put(yi, j, get(yi, j) + get(b, j));
+      lanes(begin, end, [&](int64_t j, auto n) {
+        give(yi + j, take(yi + j, n) + take(b + j, n), n);
+      });
     });
   });
 }

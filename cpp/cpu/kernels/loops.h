@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "core/tensor.h"
+#include "cpu/kernels/simd.h"
 
 namespace s2ft::S2FT_ISA {
 
@@ -94,6 +95,51 @@ S2FT_INLINE void spans(int64_t rows, int64_t cols, bool flat, F&& body) {
       for (int64_t i = begin; i < end; ++i) body(i, int64_t(0), cols);
     });
   }
+}
+
+/// How many lanes a step of `lanes` covers: all of them, known to the compiler, or the
+/// rest.
+struct AllLanes {};
+struct SomeLanes {
+  int n;
+};
+
+template <class T>
+S2FT_INLINE vf take(const T* p, AllLanes) {
+  return load(p);
+}
+template <class T>
+S2FT_INLINE vf take(const T* p, SomeLanes some) {
+  return load(p, some.n);
+}
+S2FT_INLINE void give(float* p, vf x, AllLanes) {
+  store(p, x);
+}
+S2FT_INLINE void give(float* p, vf x, SomeLanes some) {
+  store(p, x, some.n);
+}
+// Activations and gradients: where an instruction rounds, it may flush subnormals.
+S2FT_INLINE void give(bf16* p, vf x, AllLanes) {
+#if defined(S2FT_DOT_BF16)
+  *reinterpret_cast<vh_unaligned*>(p) = narrow_fast(x);
+#else
+  store(p, x);
+#endif
+}
+S2FT_INLINE void give(bf16* p, vf x, SomeLanes some) {
+#if defined(S2FT_DOT_BF16)
+  _mm256_mask_storeu_epi16(p, __mmask16((1u << some.n) - 1), (__m256i)narrow_fast(x));
+#else
+  store(p, x, some.n);
+#endif
+}
+
+/// f(j, lanes) over [begin, end) in vectors, the last one partial.
+template <class F>
+S2FT_INLINE void lanes(int64_t begin, int64_t end, F&& f) {
+  int64_t j = begin;
+  for (; j + kLanes <= end; j += kLanes) f(j, AllLanes{});
+  if (j < end) f(j, SomeLanes{int(end - j)});
 }
 
 /// e^x within 2 units in the last place; 0 below -87.3, finite (2.4e38) above 88.37. A

@@ -7,10 +7,12 @@ namespace {
 
 template <class X>
 S2FT_INLINE float inverse_rms(const X* x, int64_t n, float eps) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += get(x, j) * get(x, j);
-  return 1.0f / __builtin_sqrtf(sum / float(n) + eps);
+  vf squares = vf{};
+  lanes(0, n, [&](int64_t j, auto m) {
+    const vf v = take(x + j, m);
+    squares = fma(v, v, squares);
+  });
+  return 1.0f / __builtin_sqrtf(sum(squares) / float(n) + eps);
 }
 
 // With y = x r w and r = 1 / sqrt(mean(x^2) + eps):
@@ -18,26 +20,21 @@ S2FT_INLINE float inverse_rms(const X* x, int64_t n, float eps) {
 template <class X, class W>
 S2FT_INLINE void group_backward(X* dx, bool accumulate, float* dw, const X* dy,
                                 const X* x, const W* w, int64_t n, float eps) {
-  const float r = inverse_rms(x, n, eps);
-  float dot = 0;
-#pragma omp simd reduction(+ : dot)
-  for (int64_t j = 0; j < n; ++j) dot += get(w, j) * get(dy, j) * get(x, j);
-  const float k = r * r * dot / float(n);
-  if (dw) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) dw[j] += get(dy, j) * get(x, j) * r;
-  }
-  if (accumulate) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-      put(dx, j, get(dx, j) + r * (get(w, j) * get(dy, j) - k * get(x, j)));
-    }
-  } else {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-      put(dx, j, r * (get(w, j) * get(dy, j) - k * get(x, j)));
-    }
-  }
+  vf squares = vf{}, dots = vf{};
+  lanes(0, n, [&](int64_t j, auto m) {
+    const vf v = take(x + j, m);
+    squares = fma(v, v, squares);
+    dots = fma(take(w + j, m) * take(dy + j, m), v, dots);
+  });
+  const float r = 1.0f / __builtin_sqrtf(sum(squares) / float(n) + eps);
+  const float k = r * r * sum(dots) / float(n);
+  lanes(0, n, [&](int64_t j, auto m) {
+    const vf v = take(x + j, m), d = take(dy + j, m);
+    if (dw) give(dw + j, fma(d * v, splat(r), take(dw + j, m)), m);
+    vf out = r * (take(w + j, m) * d - k * v);
+    if (accumulate) out += take(dx + j, m);
+    give(dx + j, out, m);
+  });
 }
 
 }  // namespace
@@ -54,8 +51,9 @@ void rms_norm(Mat y, Mat x, Mat w, float eps) {
           const X* xi = row<X>(x, i) + g;
           X* yi = row<X>(y, i) + g;
           const float r = inverse_rms(xi, group, eps);
-#pragma omp simd
-          for (int64_t j = 0; j < group; ++j) put(yi, j, get(xi, j) * r * get(weight, j));
+          lanes(0, group, [&](int64_t j, auto m) {
+            give(yi + j, take(xi + j, m) * r * take(weight + j, m), m);
+          });
         }
       }
     });

@@ -16,12 +16,12 @@ void rope(Mat x, const int32_t* positions, Mat cos, Mat sin, int head_dim, bool 
         for (int64_t h = 0; h < x.cols; h += head_dim) {
           X* low = row<X>(x, i) + h;
           X* high = low + half;
-#pragma omp simd
-          for (int64_t j = 0; j < half; ++j) {
-            const float a = get(low, j), b = get(high, j), sj = direction * s[j];
-            put(low, j, a * c[j] - b * sj);
-            put(high, j, b * c[j] + a * sj);
-          }
+          lanes(0, half, [&](int64_t j, auto n) {
+            const vf a = take(low + j, n), b = take(high + j, n);
+            const vf cj = take(c + j, n), sj = direction * take(s + j, n);
+            give(low + j, a * cj - b * sj, n);
+            give(high + j, b * cj + a * sj, n);
+          });
         }
       }
     });

@@ -4,6 +4,14 @@
 
 namespace s2ft::S2FT_ISA {
 
+namespace {
+
+S2FT_INLINE vf sigmoid(vf x) {
+  return 1.0f / (1.0f + exp(-x));
+}
+
+}  // namespace
+
 void swiglu(Mat h, Mat gate, Mat up) {
   with_type(h.dtype, [&](auto* type) {
     using T = S2FT_TYPE_OF(type);
@@ -12,11 +20,10 @@ void swiglu(Mat h, Mat gate, Mat up) {
             T* hi = row<T>(h, i);
             const T* gi = row<T>(gate, i);
             const T* ui = row<T>(up, i);
-#pragma omp simd
-            for (int64_t j = begin; j < end; ++j) {
-              const float g = get(gi, j);
-              put(hi, j, g / (1.0f + fast_exp(-g)) * get(ui, j));
-            }
+            lanes(begin, end, [&](int64_t j, auto n) {
+              const vf g = take(gi + j, n);
+              give(hi + j, g * sigmoid(g) * take(ui + j, n), n);
+            });
           });
   });
 }
@@ -29,13 +36,12 @@ void swiglu_backward(Mat gate, Mat up, Mat dh) {
             T* gi = row<T>(gate, i);
             T* ui = row<T>(up, i);
             const T* di = row<T>(dh, i);
-#pragma omp simd
-            for (int64_t j = begin; j < end; ++j) {
-              const float g = get(gi, j), u = get(ui, j), d = get(di, j);
-              const float sigmoid = 1.0f / (1.0f + fast_exp(-g));
-              put(gi, j, d * u * sigmoid * (1.0f + g * (1.0f - sigmoid)));
-              put(ui, j, d * g * sigmoid);
-            }
+            lanes(begin, end, [&](int64_t j, auto n) {
+              const vf g = take(gi + j, n), u = take(ui + j, n), d = take(di + j, n);
+              const vf s = sigmoid(g), ds = d * s;
+              give(gi + j, ds * u * (1.0f + g * (1.0f - s)), n);
+              give(ui + j, ds * g, n);
+            });
           });
   });
 }
