@@ -58,15 +58,16 @@ export function runSignature(
     adamEpsilon: settings.adamEpsilon,
     maxGradNorm: settings.maxGradNorm,
     lrScheduler: settings.lrScheduler,
-    warmupSteps: run.warmupSteps,
-    // A constant rate does not depend on the end, so such a run may be made longer.
-    ...(settings.lrScheduler === 'constant' ? {} : { totalSteps: run.totalSteps }),
     batchSize,
     maxTokensPerBatch: maxTokens,
     gradientAccumulationSteps: settings.gradientAccumulationSteps,
     shuffle: settings.shuffle,
     seed: settings.seed,
     recompute: settings.recompute,
+    // Last: what follows from the options is named only when they agree.
+    warmupSteps: run.warmupSteps,
+    // A constant rate does not depend on the end, so such a run may be made longer.
+    ...(settings.lrScheduler === 'constant' ? {} : { totalSteps: run.totalSteps }),
   }
 }
 
