@@ -68,7 +68,14 @@ S2FT_INLINE vh narrow(vf x) {
   vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   vu quiet = (u >> 16) | 0x40u;
   vu is_nan = reinterpret_cast<vu>((u & 0x7fffffffu) > 0x7f800000u);
-  return __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), vh);
+  vu half = (is_nan & quiet) | (~is_nan & rounded);
+#if defined(S2FT_AVX2)
+  // GCC 12 takes the conversion apart lane by lane.
+  __m256i packed = _mm256_packus_epi32((__m256i)half, (__m256i)half);
+  return (vh)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+#else
+  return __builtin_convertvector(half, vh);
+#endif
 }
 S2FT_INLINE vf widen(vh x) {
   return from_bits(__builtin_convertvector(x, vu) << 16);

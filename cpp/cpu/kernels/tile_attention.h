@@ -72,6 +72,12 @@ S2FT_INLINE void write_row(T* y, const float* x, int64_t n, float factor) {
   if (j < n) store(y + j, load(x + j) * factor, int(n - j));
 }
 
+/// Asks for a row that is about to be written.
+template <class T>
+S2FT_INLINE void prefetch_row(const T* row, int64_t n) {
+  for (int64_t j = 0; j < n; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + j, 1);
+}
+
 S2FT_INLINE void clear(float* x, int64_t n) {
   std::memset(x, 0, size_t(n) * sizeof(float));
 }

@@ -8,6 +8,9 @@
 
 namespace s2ft::S2FT_ISA {
 
+// Rows lie a whole activation row apart, which the processor does not foresee.
+inline constexpr int64_t kRowsAhead = 8;
+
 /// Units that `n` elements along the summed dimension take.
 template <bool kDot>
 S2FT_INLINE int64_t units(int64_t n) {
@@ -36,7 +39,9 @@ S2FT_INLINE void pack_rows(float* y, int64_t ldy, const T* x, int64_t ldx, int64
                            int64_t cols) {
   int64_t width = units<kDot>(cols);
   for (int64_t i = 0; i < n; ++i) {
+    const T* ahead = x + min_of(i + kRowsAhead, n - 1) * ldx;
     for (int64_t k = 0; k < width; k += kLanes) {
+      __builtin_prefetch(ahead + (kDot ? 2 * k : k));
       store(y + i * ldy + k, load_units<T, kDot>(x + i * ldx, k, cols));
     }
   }
@@ -49,9 +54,12 @@ S2FT_INLINE void pack_columns(float* y, int64_t ldy, const T* x, int64_t ldx, in
 #if defined(S2FT_DOT_BF16)
   if constexpr (kDot) {
     for (int64_t i = 0; i < n; i += 2) {
+      const bf16* ahead = x + min_of(i + kRowsAhead, n - 1) * ldx;
       for (int64_t j = 0; j < cols; j += kLanes) {
         int lanes = int(min_of(kLanes, cols - j));
         const bf16* from = x + i * ldx + j;
+        __builtin_prefetch(ahead + j);
+        __builtin_prefetch(ahead + (i + kRowsAhead + 1 < n ? ldx : 0) + j);
         // A widened bf16 has its bits in the upper half: the pair's second element.
         vu first = bits(load(from, lanes)) >> 16;
         vu second = i + 1 < n ? bits(load(from + ldx, lanes)) : vu{};
@@ -89,6 +97,9 @@ S2FT_INLINE void pack_transposed(float* y, int64_t ldy, const T* x, int64_t ldx,
   int64_t width = units<kDot>(cols);
   for (int64_t j = 0; j < n; j += kLanes) {
     for (int64_t k = 0; k < width; k += kLanes) {
+      for (int i = 0; i < kLanes; ++i) {
+        __builtin_prefetch(x + min_of(j + kLanes + i, n - 1) * ldx + (kDot ? 2 * k : k));
+      }
       vf block[kLanes];
       if (n - j >= kLanes) {
 #pragma GCC unroll 16
