@@ -1,0 +1,236 @@
+// Adapters: round trips, fusion by bits, PEFT's format, and files that must not be trusted.
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { Adapter, lora, Model, s2ft, type Tensor, Trainer, toLora } from '../../lib/index.js'
+import { native } from '../../lib/native/load.js'
+import { temporaryDirectory } from '../support/directories.js'
+import { goldenRoot } from '../support/golden.js'
+import { rejection } from '../support/rejection.js'
+
+const directory = join(goldenRoot, 'llama-gqa')
+const probe = Int32Array.of(5, 66, 10, 0, 43, 20, 61)
+const samples = [{ tokens: [1, 2, 3, 4, 5, 6, 7, 8] }, { tokens: [9, 8, 7, 6, 5] }]
+
+let model: Model
+let tuned: Adapter
+let tunedLogits: Float32Array
+beforeAll(async () => {
+  model = await Model.load(directory, { device: 'cpu', dtype: 'f32' })
+  const method = s2ft({ ratios: { q: 0.5, v: 0.5, o: 0.25, gate: 0.1, up: 0.1, down: 0.1 } })
+  const trainer = new Trainer(model, { method, learningRate: 0.05 })
+  for (let i = 0; i < 3; i++) await trainer.step(samples)
+  tunedLogits = await model.logits(probe)
+  tuned = await trainer.adapter()
+  await trainer.dispose()
+})
+afterAll(() => model.dispose())
+
+const largest = (a: Float32Array, b: Float32Array) =>
+  a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0)
+
+async function saved(): Promise<string> {
+  const folder = temporaryDirectory()
+  await tuned.save(folder)
+  return folder
+}
+
+describe('S²FT', () => {
+  test('saves and loads the same', async () => {
+    const folder = await saved()
+    expect(readdirSync(folder).sort()).toEqual(['adapter_config.json', 'adapter_model.safetensors'])
+    const loaded = await Adapter.load(folder)
+    expect(loaded.info).toEqual(tuned.info)
+    expect(new Map([...loaded.tensors].sort())).toEqual(new Map([...tuned.tensors].sort()))
+    expect(loaded.parameters).toBe(tuned.parameters)
+  })
+
+  test('replaces an adapter and leaves other files alone', async () => {
+    const folder = await saved()
+    writeFileSync(join(folder, 'notes.txt'), 'mine')
+    await tuned.save(folder)
+    expect(readFileSync(join(folder, 'notes.txt'), 'utf8')).toBe('mine')
+    expect((await Adapter.load(folder)).parameters).toBe(tuned.parameters)
+  })
+
+  test('fused it computes what training computed; unfused the base, bit by bit', async () => {
+    const before = await model.logits(probe)
+    await model.fuse(tuned)
+    const fused = await model.logits(probe)
+    expect(largest(fused, tunedLogits)).toBeLessThan(1e-5)
+    expect(largest(fused, before)).toBeGreaterThan(1e-3)
+    await model.unfuse(tuned)
+    expect(await model.logits(probe)).toEqual(before)
+  })
+
+  test('as LoRA it computes the same', async () => {
+    const folder = temporaryDirectory()
+    await toLora(tuned, model.config.native).save(folder)
+    const exported = await Adapter.load(folder)
+    expect(exported.info.type).toBe('lora')
+    await model.fuse(exported)
+    expect(largest(await model.logits(probe), tunedLogits)).toBeLessThan(1e-5)
+    await model.unfuse(exported)
+  })
+
+  test('a live trainer takes its changes out when its adapter is fused', async () => {
+    const trainer = new Trainer(model, { method: s2ft(), learningRate: 0.05 })
+    await trainer.step(samples)
+    const trained = await model.logits(probe)
+    const adapter = await trainer.adapter()
+    await model.fuse(adapter)
+    expect(largest(await model.logits(probe), trained)).toBeLessThan(1e-5)
+    expect((await rejection(() => trainer.step(samples))).code).toBe('BUSY')
+    await model.unfuse(adapter)
+    await trainer.step(samples)
+    await trainer.dispose()
+  })
+
+  test('fusing twice, and taking out what is not in', async () => {
+    await model.fuse(tuned)
+    expect((await rejection(() => model.fuse(tuned))).code).toBe('INVALID_ARGUMENT')
+    await model.unfuse(tuned)
+    expect((await rejection(() => model.unfuse(tuned))).code).toBe('INVALID_ARGUMENT')
+  })
+
+  test('another base is refused by both fingerprints, unless forced', async () => {
+    const info = { ...tuned.info, baseFingerprint: 'abc123' } as Adapter['info']
+    const stranger = new Adapter(info, tuned.tensors)
+    const error = await rejection(() => model.fuse(stranger))
+    expect(error.code).toBe('ADAPTER_MISMATCH')
+    expect(error.message).toContain('abc123')
+    expect(error.message).toContain(await model.fingerprint())
+    await model.fuse(stranger, { force: true })
+    await model.unfuse(stranger)
+  })
+
+  test('force does not excuse shapes', async () => {
+    const other = await Model.load(join(goldenRoot, 'llama-tied'), { dtype: 'f32' })
+    const error = await rejection(() => other.fuse(tuned, { force: true }))
+    expect(['SHAPE_MISMATCH', 'ADAPTER_MISMATCH', 'CORRUPT_FILE']).toContain(error.code)
+    await other.dispose()
+  })
+})
+
+describe('LoRA', () => {
+  test('trained, saved, loaded, fused: the same logits', async () => {
+    const method = lora({ r: 2, alpha: 3, rslora: true })
+    const trainer = new Trainer(model, { method, learningRate: 0.05 })
+    for (let i = 0; i < 3; i++) await trainer.step(samples)
+    const trained = await model.logits(probe)
+    const folder = temporaryDirectory()
+    await (await trainer.adapter()).save(folder)
+    await trainer.dispose()
+    const adapter = await Adapter.load(folder)
+    expect(adapter.info).toMatchObject({ r: 2, alpha: 3, rslora: true })
+    await model.fuse(adapter)
+    expect(largest(await model.logits(probe), trained)).toBeLessThan(1e-5)
+    await model.unfuse(adapter)
+  })
+
+  test("PEFT's file loads, and comes out with PEFT's names", async () => {
+    const adapter = await Adapter.load(join(directory, 'lora-init'))
+    expect(adapter.info).toMatchObject({ type: 'lora', r: 4, alpha: 8 })
+    const folder = temporaryDirectory()
+    await adapter.save(folder)
+    const names = async (from: string) => {
+      const file = join(from, 'adapter_model.safetensors')
+      return Object.keys((await native().readSafetensors(file)).tensors).sort()
+    }
+    expect(await names(folder)).toEqual(await names(join(directory, 'lora-init')))
+  })
+
+  test.each<[string, object]>([
+    ['use_dora', { use_dora: true }],
+    ['bias', { bias: 'all' }],
+    ['modules_to_save', { modules_to_save: ['lm_head'] }],
+    ['rank_pattern', { rank_pattern: { '(a+)+$': 4 } }],
+  ])('%s is refused', async (key, change) => {
+    const error = await rejection(() => changed(change, {}, join(directory, 'lora-init')))
+    expect(error.code).toBe('UNSUPPORTED')
+    expect(error.message).toContain(key)
+  })
+})
+
+/** Loads an adapter after its config and tensors were changed. */
+async function changed(
+  config: object,
+  tensors: Record<string, Tensor | undefined>,
+  source?: string,
+): Promise<Adapter> {
+  const from = source ?? (await saved())
+  const folder = temporaryDirectory()
+  const read = JSON.parse(readFileSync(join(from, 'adapter_config.json'), 'utf8'))
+  writeFileSync(join(folder, 'adapter_config.json'), JSON.stringify({ ...read, ...config }))
+  const file = 'adapter_model.safetensors'
+  const found = (await native().readSafetensors(join(from, file))).tensors
+  const kept = Object.entries({ ...found, ...tensors }).filter(([, tensor]) => tensor)
+  await native().writeSafetensors(
+    join(folder, file),
+    Object.fromEntries(kept) as Record<string, Tensor>,
+    {},
+  )
+  return Adapter.load(folder)
+}
+
+describe('files from outside', () => {
+  const module = 'model.layers.0.mlp.down_proj'
+  const index = (...values: number[]): Record<string, Tensor> => ({
+    [`${module}.s2ft_index`]: {
+      dtype: 'I32',
+      shape: [values.length],
+      data: Int32Array.from(values),
+    },
+  })
+  const delta = (shape: number[], fill = 0): Record<string, Tensor> => ({
+    [`${module}.s2ft_delta`]: {
+      dtype: 'F32',
+      shape,
+      data: new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(fill),
+    },
+  })
+
+  test('the unchanged file passes this way too', async () => {
+    expect((await changed({}, {})).parameters).toBe(tuned.parameters)
+  })
+
+  test.each<[string, object, Record<string, Tensor | undefined>, RegExp]>([
+    ['another type', { peft_type: 'PREFIX' }, {}, /peft_type.*"PREFIX"/],
+    ['another version', { format_version: 99 }, {}, /format_version.*99/],
+    ['a bad fingerprint', { base_fingerprint: '../x' }, {}, /base_fingerprint/],
+    ['no slices', { slices: [] }, {}, /slices/],
+    [
+      'an unknown module',
+      { slices: [{ module: 'lm_head', axis: 'rows', count: 1 }] },
+      {},
+      /lm_head.*linear module/,
+    ],
+    [
+      'the wrong axis',
+      { slices: [{ module, axis: 'rows', count: 5 }] },
+      {},
+      /expected axis cols, found axis rows/,
+    ],
+    ['a missing tensor', {}, { [`${module}.s2ft_index`]: undefined }, /s2ft_index, found none/],
+    ['an extra tensor', {}, { extra: delta([1])[`${module}.s2ft_delta`] }, /"extra"/],
+    ['an index twice', {}, index(1, 2, 3, 4, 4), /each index once, found 4 again/],
+    ['a negative index', {}, index(-1, 2, 3, 4, 5), /found -1/],
+    ['too few indices', {}, index(1), /expected shape \[5\], found \[1\]/],
+    ['a delta of another shape', {}, delta([32, 4]), /expected shape \[any, 5\], found \[32, 4\]/],
+    ['values that are not finite', {}, delta([32, 5], Number.NaN), /finite values, found NaN/],
+  ])('%s', async (_, config, tensors, message) => {
+    expect((await rejection(() => changed(config, tensors))).message).toMatch(message)
+  })
+
+  test('an index beyond the weight is found when the adapter meets a model', async () => {
+    const adapter = await changed({}, index(1, 2, 3, 4, 53))
+    const error = await rejection(() => model.fuse(adapter))
+    expect(error.code).toBe('CORRUPT_FILE')
+    expect(error.message).toMatch(/\[0, 53\), found 53/)
+  })
+
+  test('a missing directory', async () => {
+    const error = await rejection(() => Adapter.load(join(temporaryDirectory(), 'none')))
+    expect(error.code).toBe('IO')
+  })
+})
