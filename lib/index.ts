@@ -9,6 +9,19 @@ export type {
   S2ftSlice,
   Tensor,
 } from './adapter/types.js'
+export {
+  type Dataset,
+  describeReport,
+  type EncodeDatasetOptions,
+  type EncodedDataset,
+  type EncodedSample,
+  type EncodeReport,
+  encodeDataset,
+  type LoadOptions as DatasetOptions,
+  loadDataset,
+  packBatches,
+  splitDataset,
+} from './data/index.js'
 export { type ErrorCode, S2FTError } from './errors.js'
 export { dora, full, lisa, lora, s2ft, sparse } from './method/index.js'
 export type {
@@ -24,5 +37,6 @@ export { devices } from './model/devices.js'
 export { Model } from './model/model.js'
 export type * from './model/types.js'
 export type { DType, ModuleKind, NativeDevice as DeviceInfo, Sample } from './native/binding.js'
+export { TextStream, Tokenizer } from './tokenizer/index.js'
 export { Trainer } from './trainer/trainer.js'
 export type * from './trainer/types.js'
