@@ -25,7 +25,10 @@ const units = z.array(z.number().int().nonnegative())
 const s2ftSchema = z.strictObject({
   ratios: perModule(z.number().min(0).max(1)).optional(),
   select: z
-    .union([perModule(units), perModule(z.array(units)), z.array(perModule(units)).min(1)])
+    .union(
+      [perModule(z.union([units, z.array(units)])), z.array(perModule(units)).min(1)],
+      'expected lists of units by module, for all layers or one list a layer',
+    )
     .optional(),
   allocation: z.string().default('uniform'),
   budget: z.strictObject({ loraRank: z.number().int().positive() }).optional(),

@@ -6,9 +6,8 @@ import type { LayerSelection, ModuleKind } from '../native/binding.js'
  * layers, one per layer, or per module a list of lists, one per layer.
  */
 export type Selection =
-  | LayerSelection
+  | Partial<Record<ModuleKind, number[] | number[][]>>
   | readonly LayerSelection[]
-  | Partial<Record<ModuleKind, number[][]>>
 
 export interface S2ftOptions {
   /**
