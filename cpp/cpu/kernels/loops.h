@@ -104,9 +104,20 @@ struct SomeLanes {
   int n;
 };
 
-template <class T>
-S2FT_INLINE vf take(const T* p, AllLanes) {
+S2FT_INLINE vf take(const float* p, AllLanes) {
   return load(p);
+}
+S2FT_INLINE vf take(const bf16* p, AllLanes) {
+  // GCC 12 splits the generic conversion into four instructions.
+#if defined(S2FT_AVX512)
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return from_bits((vu)_mm512_maskz_cvtepu16_epi32(0xffff, half) << 16);
+#elif defined(S2FT_AVX2)
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return from_bits((vu)_mm256_cvtepu16_epi32(half) << 16);
+#else
+  return load(p);
+#endif
 }
 template <class T>
 S2FT_INLINE vf take(const T* p, SomeLanes some) {
