@@ -9,7 +9,7 @@ import { parseModelConfig } from '../model/config.js'
 import { weightFiles } from '../model/files.js'
 import { readJson, validate } from '../model/validate.js'
 import { safetensorsHeader } from './safetensors-header.js'
-import { bytes, grouped } from './table.js'
+import { bytes } from './table.js'
 
 /** One recognised thing; arrays of objects are its tables. */
 export interface Part {
@@ -81,7 +81,6 @@ async function inspectModel(path: string): Promise<Part> {
     path,
     architecture: config.architecture,
     parameters,
-    parametersText: grouped(parameters),
     dtypes: [...types.keys()].join(', '),
     size: bytes(size),
     layers: c.layers,

@@ -134,6 +134,9 @@ export function methodOf(settings: TrainSettings): Method {
   )
 }
 
+/** Evaluation data without --eval-steps are used once, after the last step. */
+const ONLY_AT_THE_END = Number.MAX_SAFE_INTEGER
+
 const passed = [
   'overwriteOutputDir',
   'seed',
@@ -165,6 +168,8 @@ export function trainerOptions(settings: TrainSettings, method: Method): Trainer
   const given = passed.filter((key) => settings[key] !== undefined)
   return {
     ...Object.fromEntries(given.map((key) => [key, settings[key]])),
+    ...(settings.evalData !== undefined &&
+      settings.evalSteps === undefined && { evalSteps: ONLY_AT_THE_END }),
     method,
     outputDir: settings.output,
   }

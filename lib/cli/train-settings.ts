@@ -255,7 +255,7 @@ const evaluation: Omit<Setting, 'group'>[] = [
   {
     key: 'evalSteps',
     value: 'n',
-    description: 'steps between evaluations; always after the last step',
+    description: 'steps between evaluations; without it only after the last step',
     read: count,
   },
   {

@@ -1,7 +1,7 @@
 // s2ft inspect: explains a directory: model, adapter, checkpoint or training output.
 import type { Command } from 'commander'
 import { makeCommand } from '../common.js'
-import { table } from '../table.js'
+import { grouped, table } from '../table.js'
 
 interface Options {
   dir: string
@@ -20,7 +20,7 @@ export function inspectCommand(): Command {
         out.line(`${part.type}  ${part.path}`)
         for (const [key, value] of Object.entries(part)) {
           if (key === 'type' || key === 'path' || Array.isArray(value)) continue
-          out.line(`  ${key.padEnd(18)} ${value}`)
+          out.line(`  ${key.padEnd(18)} ${typeof value === 'number' ? grouped(value) : value}`)
         }
         for (const [key, value] of Object.entries(part)) {
           if (Array.isArray(value) && value.length > 0) out.line(`\n${listing(key, value)}`)
