@@ -96,4 +96,16 @@ void Instance::task_ended(Napi::Env env) {
   if (--pending_ == 0) napi_unref_threadsafe_function(env, settle_);
 }
 
+Napi::Value resolved(Napi::Env env) {
+  auto deferred = Napi::Promise::Deferred::New(env);
+  deferred.Resolve(env.Undefined());
+  return deferred.Promise();
+}
+
+Napi::Value release_worker(Napi::Env env, std::shared_ptr<Worker>& worker) {
+  worker.reset();
+  Instance::of(env).collect_workers();
+  return env.Undefined();
+}
+
 }  // namespace s2ft

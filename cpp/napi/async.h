@@ -110,4 +110,10 @@ Napi::Promise run_async(Napi::Env env, std::shared_ptr<Worker> worker, Work work
   return deferred.Promise();
 }
 
+/// A promise of undefined that is settled already.
+Napi::Value resolved(Napi::Env env);
+/// For the end of dispose(): drops the handle's share of its worker, so that the thread
+/// ends without waiting for garbage collection. Returns undefined.
+Napi::Value release_worker(Napi::Env env, std::shared_ptr<Worker>& worker);
+
 }  // namespace s2ft

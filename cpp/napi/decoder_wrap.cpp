@@ -83,13 +83,16 @@ Napi::Value DecoderWrap::reset(const Napi::CallbackInfo& info) {
 Napi::Value DecoderWrap::dispose(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     state_->disposed = true;
+    if (!state_->worker) return resolved(info.Env());
     return run_async(
         info.Env(), state_->worker,
         [state = state_] {
           state->decoder.reset();
           return true;
         },
-        [](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });
+        [state = state_](Napi::Env env, bool) -> Napi::Value {
+          return release_worker(env, state->worker);
+        });
   });
 }
 

@@ -293,6 +293,7 @@ Napi::Value ModelWrap::dispose(const Napi::CallbackInfo& info) {
     state_->disposed = true;
     if (first) Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(state_->bytes));
     // Queued behind whatever is in flight; a second call waits as well.
+    if (!state_->worker) return resolved(info.Env());
     return run_async(
         env, state_->worker,
         [state = state_] {
@@ -300,7 +301,9 @@ Napi::Value ModelWrap::dispose(const Napi::CallbackInfo& info) {
           state->model.reset();
           return true;
         },
-        [](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });
+        [state = state_](Napi::Env env, bool) -> Napi::Value {
+          return release_worker(env, state->worker);
+        });
   });
 }
 

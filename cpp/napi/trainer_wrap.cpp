@@ -302,6 +302,7 @@ Napi::Value TrainerWrap::dispose(const Napi::CallbackInfo& info) {
     if (!state_->disposed)
       Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(state_->bytes));
     state_->disposed = true;
+    if (!state_->worker) return resolved(info.Env());
     return run_async(
         env, state_->worker,
         [state = state_] {
@@ -309,7 +310,9 @@ Napi::Value TrainerWrap::dispose(const Napi::CallbackInfo& info) {
           state->model.reset();
           return true;
         },
-        undefined);
+        [state = state_](Napi::Env env, bool) -> Napi::Value {
+          return release_worker(env, state->worker);
+        });
   });
 }
 

@@ -33,7 +33,6 @@ export class Session {
     this.busy++
     const current = (async () => {
       await before.catch(() => {})
-      this.check()
       this.opening ??= this.open()
       // A failed start can be tried again, e.g. after another trainer was disposed.
       const trainer = await this.opening.catch((error) => {
@@ -100,10 +99,9 @@ export class Session {
     }
   }
 
-  /** Cancels and waits for work in flight, then gives the native trainer back. */
+  /** Waits for work that was asked for before, then gives the native trainer back. */
   dispose(): Promise<void> {
     this.disposing ??= (async () => {
-      this.cancel()
       await this.tail.catch(() => {})
       const trainer = await this.opening?.catch(() => undefined)
       await trainer?.dispose()
