@@ -14,7 +14,8 @@ export function wilsonInterval(successes: number, count: number): [number, numbe
   const centre = (p + z2 / (2 * count)) / (1 + z2 / count)
   const half =
     (Z95 / (1 + z2 / count)) * Math.sqrt((p * (1 - p)) / count + z2 / (4 * count * count))
-  return [Math.max(0, centre - half), Math.min(1, centre + half)]
+  // At the ends the bound is exact; rounding must not move it.
+  return [successes === 0 ? 0 : centre - half, successes === count ? 1 : centre + half]
 }
 
 /**

@@ -23,6 +23,13 @@ describe('intervals', () => {
     expect(b).toBeCloseTo(high, 4)
   })
 
+  test('none and all right end exactly at 0 and 1', () => {
+    for (let n = 1; n < 50; n++) {
+      expect(wilsonInterval(0, n)[0]).toBe(0)
+      expect(wilsonInterval(n, n)[1]).toBe(1)
+    }
+  })
+
   test('no sample says nothing', () => {
     expect(wilsonInterval(0, 0)).toEqual([0, 1])
   })
