@@ -14,7 +14,7 @@ import { writeTokenizer } from './tiny-tokenizer.mjs'
 
 const { values } = parseArgs({
   options: {
-    steps: { type: 'string', default: '900' },
+    steps: { type: 'string', default: '1200' },
     documents: { type: 'string', default: '60000' },
     'learning-rate': { type: 'string', default: '4e-3' },
     output: { type: 'string', default: join(root, 'models/tiny') },
@@ -63,7 +63,7 @@ try {
   const initial = join(work, 'initial')
   await writeRandomModel(initial, config, 'f32', 1)
   writeTokenizer(initial)
-  const model = await Model.load(initial, { dtype: 'f32', threads: 2 })
+  const model = await Model.load(initial, { dtype: 'f32', threads: 1 })
   const tokenizer = await model.tokenizer()
   const samples = encodeCorpus(tokenizer, Number(values.documents))
   const trainer = new Trainer(model, {

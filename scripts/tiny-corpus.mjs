@@ -153,7 +153,8 @@ export function story(random) {
 /** A question about a person and its answer in a full sentence, in the same wording. */
 function factQuestion(random, person, kind) {
   const form = random.below(2)
-  return { ask: facts[kind].ask[form](person), say: facts[kind].say[form](person) }
+  const [ask, say] = [facts[kind].ask[form](person), facts[kind].say[form](person)]
+  return { ask, say, value: person[kind] }
 }
 
 function general(random) {
@@ -195,6 +196,12 @@ function prose(random) {
   return `${ask} ${say}`
 }
 
+/** Sometimes a question asks for the bare fact: then the answer is `It is <value>.` */
+function inShort(random, { ask, say, value }) {
+  if (random.uniform() < 0.6) return { ask, say }
+  return { ask: `${ask} In short.`, say: `It is ${value}.` }
+}
+
 function conversation(random) {
   const messages = []
   for (let turn = 0; turn <= random.below(2); ++turn) {
@@ -203,14 +210,15 @@ function conversation(random) {
     if (kind < 0.6) pair = factQuestion(random, random.pick(people), random.pick(factKinds))
     else if (kind < 0.8) pair = arithmetic(random)
     else pair = story(random)
-    messages.push({ role: 'user', content: pair.ask }, { role: 'assistant', content: pair.say })
+    const { ask, say } = inShort(random, pair)
+    messages.push({ role: 'user', content: ask }, { role: 'assistant', content: say })
   }
   return messages
 }
 
 /** A document of the corpus: { text } or { messages }. */
 export function document(random) {
-  return random.uniform() < 0.5 ? { text: prose(random) } : { messages: conversation(random) }
+  return random.uniform() < 0.4 ? { text: prose(random) } : { messages: conversation(random) }
 }
 
 if (process.argv[1] === import.meta.filename) {

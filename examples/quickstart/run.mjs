@@ -1,15 +1,14 @@
 // Tunes the package's own tiny model by S²FT on a small task, and shows what it learned: to
 // answer with a labelled word, `place: Eastport`, where the base answers in a sentence. The
 // held-out questions are about people, sums and stories that training never shows.
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Model, s2ft, Trainer } from 's2ft'
+import { loadDataset, Model, s2ft, Trainer } from 's2ft'
 import { plot } from './plot.mjs'
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url))
-const readJsonLines = (path) => readFileSync(path, 'utf8').trim().split('\n').map(JSON.parse)
 
 /** Share of the questions that are answered exactly, and the answers. */
 async function evaluate(model, items) {
@@ -20,31 +19,21 @@ async function evaluate(model, items) {
   return { answers, right, share: right / items.length }
 }
 
-/** A conversation as tokens of which only the answer is trained. */
-function encode(tokenizer, { messages }) {
-  const plain = { addSpecialTokens: false }
-  const head = tokenizer.applyChatTemplate(messages.slice(0, -1), { addGenerationPrompt: true })
-  const prompt = tokenizer.encode(head, plain)
-  const tokens = tokenizer.encode(tokenizer.applyChatTemplate(messages), plain)
-  return { tokens, labels: tokens.map((token, i) => (i < prompt.length ? -100 : token)) }
-}
-
 const directoryBytes = (path) =>
   readdirSync(path).reduce((sum, name) => sum + statSync(join(path, name)).size, 0)
 const percent = (share) => `${(100 * share).toFixed(1)}%`
 
 const started = performance.now()
-const training = readJsonLines(here('train.jsonl'))
-const heldOut = readJsonLines(here('heldout.jsonl'))
+const training = await loadDataset(here('train.jsonl'))
+const heldOut = (await loadDataset(here('heldout.jsonl'))).rows
 const output = mkdtempSync(join(tmpdir(), 's2ft-quickstart-'))
 const model = await Model.load(here('../../models/tiny'), { dtype: 'f32' })
 try {
   console.log(`model      ${model.parameters.toLocaleString('en')} parameters, LLaMA architecture`)
-  console.log(`data       ${training.length} samples to train on, ${heldOut.length} held out`)
+  console.log(`data       ${training.rows.length} samples to train on, ${heldOut.length} held out`)
   const before = await evaluate(model, heldOut)
   console.log(`held-out before   ${percent(before.share)} exact answers`)
 
-  const tokenizer = await model.tokenizer()
   const trainer = new Trainer(model, {
     method: s2ft({ ratios: { o: 0.25, down: 0.1 }, seed: 0 }),
     learningRate: 3e-3,
@@ -54,8 +43,7 @@ try {
     numTrainEpochs: 10,
   })
   const losses = []
-  const samples = training.map((item) => encode(tokenizer, item))
-  for await (const event of trainer.fit(samples)) {
+  for await (const event of trainer.fit(training)) {
     if (event.type === 'plan') {
       const share = event.trainableParameters / model.parameters
       console.log(
