@@ -42,7 +42,8 @@ struct AdamW {
   Mat master;         // f32 contiguous; empty when weight is f32 and is itself the master
   Mat gradient;       // f32 contiguous
   Mat first, second;  // f32 contiguous moments
-  float learning_rate, beta1, beta2, epsilon, weight_decay;
+  // Doubles: 1 - 0.999f is off by 5e-5 of itself.
+  double learning_rate, beta1, beta2, epsilon, weight_decay;
   float gradient_scale;  // multiplies the gradient first (clipping, normalisation)
   int64_t step;          // 1-based, for bias correction
 };
@@ -50,6 +51,11 @@ struct AdamW {
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  /// What decides the bits of results beside the inputs: how bf16 products are computed
+  /// ("native" or "widen") and the number of threads.
+  virtual const char* arithmetic() const = 0;
+  virtual int threads() const = 0;
 
   // -- memory ---------------------------------------------------------------------
   /// Uninitialised, 64-byte aligned. Throws OUT_OF_MEMORY with the size asked for.

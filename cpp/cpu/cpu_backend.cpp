@@ -124,9 +124,15 @@ class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const Choice& choice)
       : threads_(choice.threads),
+        arithmetic_(choice.arithmetic),
         kernels_(kernels_of(choice.isa)),
         library_(choice.portable ? nullptr : OneDnn::create()),
         products_(kernels_, library_.get(), scratch_, choice.arithmetic, threads_) {}
+
+  const char* arithmetic() const override {
+    return arithmetic_ == Arithmetic::native ? "native" : "widen";
+  }
+  int threads() const override { return threads_; }
 
   Buffer allocate(size_t bytes) override { return allocate_host(bytes); }
   void upload(void* to, const void* host, size_t bytes) override {
@@ -250,6 +256,7 @@ class CpuBackend final : public Backend {
   }
 
   int threads_;
+  Arithmetic arithmetic_;
   const Kernels& kernels_;
   ScratchPool scratch_;
   std::unique_ptr<OneDnn> library_;

@@ -71,6 +71,8 @@ void remember_fingerprint(ModelState& state) {
 Napi::Function ModelWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeModel",
                      {InstanceAccessor("bytes", &ModelWrap::bytes, nullptr),
+                      InstanceAccessor("arithmetic", &ModelWrap::arithmetic, nullptr),
+                      InstanceAccessor("threads", &ModelWrap::threads, nullptr),
                       InstanceAccessor("parameters", &ModelWrap::parameters, nullptr),
                       InstanceMethod("tensors", &ModelWrap::tensors),
                       InstanceMethod("logits", &ModelWrap::logits),
@@ -111,6 +113,8 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
               load_model(state->config, files, dtype, make_cpu_backend(options));
           state->fusion = std::make_unique<Fusion>(state->model);
           state->bytes = state->model->bytes();
+          state->arithmetic = state->model->backend->arithmetic();
+          state->threads = state->model->backend->threads();
           return true;
         },
         [state](Napi::Env env, bool) -> Napi::Value {
@@ -145,6 +149,14 @@ std::shared_ptr<ModelState> ModelWrap::live() {
 
 Napi::Value ModelWrap::bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(state_->bytes));
+}
+
+Napi::Value ModelWrap::arithmetic(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), state_->arithmetic);
+}
+
+Napi::Value ModelWrap::threads(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), state_->threads);
 }
 
 Napi::Value ModelWrap::parameters(const Napi::CallbackInfo& info) {

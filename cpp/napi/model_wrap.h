@@ -15,6 +15,8 @@ struct ModelState {
   std::string fingerprint;         // likewise; of the base, made before it first changes
   ModelConfig config;              // never changes
   size_t bytes = 0;
+  std::string arithmetic;  // as the backend resolved it
+  int threads = 0;
   bool disposed = false;  // JavaScript thread only
 };
 
@@ -30,6 +32,8 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   std::shared_ptr<ModelState> live();
 
   Napi::Value bytes(const Napi::CallbackInfo& info);
+  Napi::Value arithmetic(const Napi::CallbackInfo& info);
+  Napi::Value threads(const Napi::CallbackInfo& info);
   Napi::Value parameters(const Napi::CallbackInfo& info);
   Napi::Value tensors(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);

@@ -50,11 +50,11 @@ Napi::Value TrainerWrap::create(Napi::Env env, std::shared_ptr<ModelState> model
                                 const Napi::Object& spec) {
   const MethodSpec method = read_method(get_object(spec, "method"), model->config);
   OptimizerSpec optimizer;
-  optimizer.beta1 = float(get_number(spec, "beta1"));
-  optimizer.beta2 = float(get_number(spec, "beta2"));
-  optimizer.epsilon = float(get_number(spec, "epsilon"));
-  optimizer.weight_decay = float(get_number(spec, "weightDecay"));
-  optimizer.max_grad_norm = float(get_number(spec, "maxGradNorm"));
+  optimizer.beta1 = get_number(spec, "beta1");
+  optimizer.beta2 = get_number(spec, "beta2");
+  optimizer.epsilon = get_number(spec, "epsilon");
+  optimizer.weight_decay = get_number(spec, "weightDecay");
+  optimizer.max_grad_norm = get_number(spec, "maxGradNorm");
   const Recompute recompute = read_recompute(get_string(spec, "recompute"));
   auto state = std::make_shared<State>();
   state->worker = model->worker;
@@ -160,7 +160,7 @@ Napi::Value TrainerWrap::step(const Napi::CallbackInfo& info) {
     auto batches = std::make_shared<std::vector<OwnedSamples>>();
     for (uint32_t i = 0; i < list.Length(); ++i)
       batches->push_back(read_samples(list.Get(i)));
-    const float rate = float(info[1].ToNumber().DoubleValue());
+    const double rate = info[1].ToNumber().DoubleValue();
     return run_async(
         env, state->worker,
         [state, batches, rate] {
@@ -306,6 +306,9 @@ Napi::Value TrainerWrap::dispose(const Napi::CallbackInfo& info) {
     return run_async(
         env, state_->worker,
         [state = state_] {
+          // Full fine-tuning left another base behind.
+          if (state->tuner && state->tuner->changes_base())
+            state->model->fingerprint.clear();
           state->tuner.reset();
           state->model.reset();
           return true;

@@ -196,7 +196,7 @@ TEST(adamw_agrees_with_pytorch) {
         g.v[i] = double(gradient[i] * float(step) * (step == 2 ? -1.0f : 1.0f));
       }
       Device dg(*named.backend, DType::f32, g);
-      AdamW update{p, Mat{}, dg, m, v, 2e-3f, 0.9f, 0.999f, 1e-8f, 0.01f, 1.0f, step};
+      AdamW update{p, Mat{}, dg, m, v, 2e-3, 0.9, 0.999, 1e-8, 0.01, 1.0f, step};
       named.backend->adamw(update);
     }
     const Host got = p.read(named.name), first = m.read(named.name),

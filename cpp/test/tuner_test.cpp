@@ -147,7 +147,7 @@ TEST(recompute_policies_agree_bitwise) {
       auto model = tiny_model(tiny_config(), DType::f32);
       const TinyData data = tiny_data({9, 5}, model->config.vocab_size);
       Tuner tuner(model, method, OptimizerSpec(), r);
-      for (int i = 0; i < 2; ++i) tuner.step({data.samples()}, 1e-2f);
+      for (int i = 0; i < 2; ++i) tuner.step({data.samples()}, 1e-2);
       std::vector<std::vector<float>> now;
       for (const Parameter* p : tuner.parameters()) now.push_back(tuner.values(*p));
       if (reference.empty()) reference = now;
@@ -177,9 +177,9 @@ TEST(training_moves_the_slices_and_detaching_restores_every_bit) {
     const std::vector<char> base = weight_bytes(*model);
     const TinyData data = tiny_data({13, 6}, model->config.vocab_size);
     Tuner tuner(model, s2ft_method(), OptimizerSpec(), Recompute::selective);
-    const double first = tuner.step({data.samples()}, 2e-2f).loss;
+    const double first = tuner.step({data.samples()}, 2e-2).loss;
     double last = first;
-    for (int i = 0; i < 20; ++i) last = tuner.step({data.samples()}, 2e-2f).loss;
+    for (int i = 0; i < 20; ++i) last = tuner.step({data.samples()}, 2e-2).loss;
     CHECK(last < first - 0.3);
     const auto tuned = all_logits(*model, data.tokens[0].data(), 13);
     tuner.detach();
@@ -231,7 +231,7 @@ TEST(a_step_that_is_not_finite_or_cancelled_changes_nothing) {
   auto model = tiny_model(tiny_config(), DType::f32);
   const TinyData data = tiny_data({7, 5}, model->config.vocab_size);
   Tuner tuner(model, s2ft_method(), OptimizerSpec(), Recompute::selective);
-  tuner.step({data.samples()}, 1e-2f);
+  tuner.step({data.samples()}, 1e-2);
   const std::vector<char> before = weight_bytes(*model);
   // Token 36 appears in the second sample only.
   TinyData bad = data;
@@ -242,7 +242,7 @@ TEST(a_step_that_is_not_finite_or_cancelled_changes_nothing) {
   const float kept = embedding.as<float>()[36 * embedding.ld];
   embedding.as<float>()[36 * embedding.ld] = NAN;
   try {
-    tuner.step({data.samples(), bad.samples()}, 1e-2f);
+    tuner.step({data.samples(), bad.samples()}, 1e-2);
     CHECK(!"a step with a NaN must throw");
   } catch (const NotFinite& e) {
     CHECK(e.sample == 1);
@@ -250,9 +250,9 @@ TEST(a_step_that_is_not_finite_or_cancelled_changes_nothing) {
   }
   embedding.as<float>()[36 * embedding.ld] = kept;
   std::atomic<bool> stop{true};
-  CHECK_THROWS_CODE(tuner.step({data.samples()}, 1e-2f, &stop), "CANCELLED");
+  CHECK_THROWS_CODE(tuner.step({data.samples()}, 1e-2, &stop), "CANCELLED");
   CHECK(weight_bytes(*model) == before);
-  tuner.step({data.samples()}, 1e-2f);
+  tuner.step({data.samples()}, 1e-2);
   CHECK(weight_bytes(*model) != before);
 }
 
@@ -262,14 +262,14 @@ TEST(a_resumed_run_is_bitwise_the_same) {
       const std::string path = temporary("state.safetensors");
       const TinyData data = tiny_data({8, 9}, 37);
       auto run = [&](Tuner& t, int steps) {
-        for (int i = 0; i < steps; ++i) t.step({data.samples()}, 1e-2f);
+        for (int i = 0; i < steps; ++i) t.step({data.samples()}, 1e-2);
       };
       auto whole = tiny_model(tiny_config(), dtype),
            half = tiny_model(tiny_config(), dtype),
            rest = tiny_model(tiny_config(), dtype);
       OptimizerSpec optimizer;
-      optimizer.weight_decay = 0.1f;
-      optimizer.max_grad_norm = 0.5f;
+      optimizer.weight_decay = 0.1;
+      optimizer.max_grad_norm = 0.5;
       Tuner a(whole, method, optimizer, Recompute::selective);
       run(a, 5);
       {
@@ -309,8 +309,8 @@ TEST(accumulation_equals_one_large_batch) {
        two = tiny_model(tiny_config(), DType::f32);
   Tuner a(one, s2ft_method(), OptimizerSpec(), Recompute::selective);
   Tuner b(two, s2ft_method(), OptimizerSpec(), Recompute::selective);
-  const StepResult ra = a.step({s}, 1e-3f);
-  const StepResult rb = b.step({{s[0]}, {s[1], s[2]}, {s[3]}}, 1e-3f);
+  const StepResult ra = a.step({s}, 1e-3);
+  const StepResult rb = b.step({{s[0]}, {s[1], s[2]}, {s[3]}}, 1e-3);
   CHECK(ra.tokens == rb.tokens);
   CHECK_NEAR(ra.loss, rb.loss, 1e-6);
   CHECK_NEAR(ra.grad_norm, rb.grad_norm, 1e-5);

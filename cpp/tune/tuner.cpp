@@ -268,7 +268,7 @@ double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_bat
 }
 
 StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
-                       float learning_rate, const std::atomic<bool>* stop) {
+                       double learning_rate, const std::atomic<bool>* stop) {
   StepResult result;
   result.loss = forward_backward(micro_batches, result.tokens, stop);
   double squares = 0;

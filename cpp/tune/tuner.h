@@ -23,8 +23,8 @@ struct MethodSpec {
 };
 
 struct OptimizerSpec {
-  float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0;
-  float max_grad_norm = 0;  // 0: no clipping
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
+  double max_grad_norm = 0;  // 0: no clipping
 };
 
 struct StepResult {
@@ -62,7 +62,7 @@ class Tuner {
   /// One optimizer step over the micro-batches; the loss is the mean over all their
   /// trained tokens. On any error weights and moments are as before.
   StepResult step(const std::vector<std::vector<Sample>>& micro_batches,
-                  float learning_rate, const std::atomic<bool>* stop = nullptr);
+                  double learning_rate, const std::atomic<bool>* stop = nullptr);
   /// Mean loss; afterwards gradient() of every parameter is that of the mean loss.
   double gradients(const std::vector<Sample>& samples,
                    const std::atomic<bool>* stop = nullptr);
@@ -82,6 +82,8 @@ class Tuner {
   /// Puts them in again. Throws BUSY when another tuner is attached.
   void attach();
   bool attached() const { return attached_; }
+  /// Full fine-tuning trains the base itself.
+  bool changes_base() const { return kind_ == MethodSpec::Kind::full; }
 
   /// Ends the step in flight; cleared when the next one begins. (`stop` arguments are
   /// flags that nobody clears.)

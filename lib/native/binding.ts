@@ -213,6 +213,9 @@ export interface NativeLora {
 export interface NativeModel {
   readonly bytes: number
   readonly parameters: number
+  /** How bf16 products are computed; with the thread count it decides results' last bits. */
+  readonly arithmetic: 'native' | 'widen'
+  readonly threads: number
   /** Names, file dtypes and shapes in checkpoint order, for saving. */
   tensors(): { name: string; dtype: TensorDType; shape: number[] }[]
   /** [tokens * vocab] */

@@ -6,25 +6,14 @@
 
 namespace s2ft::S2FT_ISA {
 
-namespace {
-
-// The short decimal a float was written as: 1 - 0.999f is 5e-5 away from 0.001, which
-// would scale the second moment differently from PyTorch's doubles.
-double written_as(double x) {
-  const double decimal = std::nearbyint(x * 1e7) / 1e7;
-  return float(decimal) == float(x) ? decimal : x;
-}
-
-}  // namespace
-
 void adamw(const AdamW& u) {
-  const double beta1 = written_as(u.beta1), beta2 = written_as(u.beta2);
+  const double beta1 = u.beta1, beta2 = u.beta2;
   const double rate = u.learning_rate;
-  const float decay = float(1 - rate * double(u.weight_decay));
+  const float decay = float(1 - rate * u.weight_decay);
   const float mix1 = float(1 - beta1), keep2 = float(beta2), mix2 = float(1 - beta2);
   const float step_size = float(rate / (1 - std::pow(beta1, double(u.step))));
   const float root2 = float(__builtin_sqrt(1 - std::pow(beta2, double(u.step))));
-  const float epsilon = float(u.epsilon), gradient_scale = float(u.gradient_scale);
+  const float epsilon = float(u.epsilon), gradient_scale = u.gradient_scale;
   const bool own_master = bool(u.master);
   const Mat master = own_master ? u.master : u.weight;
   const bool flat = contiguous(u.weight) && contiguous(master) &&

@@ -133,11 +133,11 @@ TEST(adamw_matches_the_formula) {
           update.gradient = gradient;
           update.first = m;
           update.second = v;
-          update.learning_rate = float(rate);
-          update.beta1 = float(beta1);
-          update.beta2 = float(beta2);
-          update.epsilon = float(eps);
-          update.weight_decay = float(decay);
+          update.learning_rate = rate;
+          update.beta1 = beta1;
+          update.beta2 = beta2;
+          update.epsilon = eps;
+          update.weight_decay = decay;
           update.gradient_scale = 0.5f;
           update.step = step;
           b.adamw(update);
