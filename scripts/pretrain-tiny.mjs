@@ -14,8 +14,8 @@ import { writeTokenizer } from './tiny-tokenizer.mjs'
 
 const { values } = parseArgs({
   options: {
-    steps: { type: 'string', default: '1200' },
-    documents: { type: 'string', default: '60000' },
+    steps: { type: 'string', default: '2500' },
+    documents: { type: 'string', default: '120000' },
     'learning-rate': { type: 'string', default: '4e-3' },
     output: { type: 'string', default: join(root, 'models/tiny') },
   },

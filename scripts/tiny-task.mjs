@@ -1,6 +1,7 @@
-// The quickstart's task: answer not in a sentence, as the tiny model learned, but with a
-// labelled word, `place: Eastport`. Writes examples/quickstart/train.jsonl and heldout.jsonl.
-// Held-out questions are about people, sums and stories that training never shows.
+// The quickstart's task: answer not by repeating the question as a statement, as the tiny model
+// learned, but shortly and with the kind of the answer: `It is Eastport, the place.`
+// Writes examples/quickstart/train.jsonl and heldout.jsonl. Held-out questions are about
+// people, sums and stories that training never shows.
 //   node scripts/tiny-task.mjs [DIR]
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,13 +10,13 @@ import { arithmetic, factKinds, facts, generator, people, story } from './tiny-c
 const heldOutPeople = 12
 const heldOutSums = 30
 const heldOutStories = 30
-const trainingSums = 80
-const trainingStories = 80
+const trainingSums = 150
+const trainingStories = 150
 
 const entry = (question, kind, value) => ({
   messages: [
     { role: 'user', content: question },
-    { role: 'assistant', content: `${kind}: ${value}` },
+    { role: 'assistant', content: `It is ${value}, the ${kind}.` },
   ],
 })
 

@@ -1,6 +1,6 @@
-// Tunes the package's own tiny model by S²FT on a small task, and shows what it learned: to
-// answer with a labelled word, `place: Eastport`, where the base answers in a sentence. The
-// held-out questions are about people, sums and stories that training never shows.
+// Tunes the package's own tiny model by S²FT on a small task, and shows what it learned: a new
+// form of answer, `It is Eastport, the place.`, where the base says `Milo lives in Eastport.`
+// The held-out questions are about people, sums and stories that training never shows.
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -27,7 +27,8 @@ const started = performance.now()
 const training = await loadDataset(here('train.jsonl'))
 const heldOut = (await loadDataset(here('heldout.jsonl'))).rows
 const output = mkdtempSync(join(tmpdir(), 's2ft-quickstart-'))
-const model = await Model.load(here('../../models/tiny'), { dtype: 'f32' })
+// A model this small gains nothing from a second thread.
+const model = await Model.load(here('../../models/tiny'), { dtype: 'f32', threads: 1 })
 try {
   console.log(`model      ${model.parameters.toLocaleString('en')} parameters, LLaMA architecture`)
   console.log(`data       ${training.rows.length} samples to train on, ${heldOut.length} held out`)
@@ -35,12 +36,12 @@ try {
   console.log(`held-out before   ${percent(before.share)} exact answers`)
 
   const trainer = new Trainer(model, {
-    method: s2ft({ ratios: { o: 0.25, down: 0.1 }, seed: 0 }),
+    method: s2ft({ ratios: { q: 0.25, k: 0.5, v: 0.5, o: 0.25 }, seed: 0 }),
     learningRate: 3e-3,
     lrScheduler: 'cosine',
     warmupSteps: 10,
     batchSize: 16,
-    numTrainEpochs: 10,
+    numTrainEpochs: 12,
   })
   const losses = []
   for await (const event of trainer.fit(training)) {
@@ -53,7 +54,9 @@ try {
     }
     if (event.type === 'step') losses.push(event.loss)
   }
-  console.log(`\nloss of a step, ${losses.length} steps\n${plot(losses)}\n`)
+  console.log(
+    `\nloss, from ${losses[0].toFixed(2)} to ${losses.at(-1).toFixed(2)}\n${plot(losses)}\n`,
+  )
 
   const adapter = await trainer.adapter()
   await adapter.save(join(output, 'adapter'))
