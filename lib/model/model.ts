@@ -52,8 +52,8 @@ export class Model {
     readonly dtype: DType,
     /** CPUs in use; part of what makes a run repeatable bit by bit. */
     readonly threads: number,
-    /** As asked for at loading. */
-    readonly arithmetic: 'auto' | 'native' | 'widen',
+    /** What multiplies bf16 weights, as asked for or measured at loading. */
+    readonly arithmetic: 'native' | 'widen',
   ) {
     this.fusion = new Fusion(handle, config.native, () => this.fingerprint())
   }
@@ -75,7 +75,7 @@ export class Model {
     const place = device === 'auto' ? 'cpu' : device
     const spec = { config: config.native, files, dtype: stored, device: place, threads, arithmetic }
     const handle = await native().loadModel(spec)
-    return new Model(handle, directory, config, place, stored, threads, arithmetic)
+    return new Model(handle, directory, config, place, stored, handle.threads, handle.arithmetic)
   }
 
   /** Native bytes of the weights. */

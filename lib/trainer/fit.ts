@@ -8,8 +8,9 @@ import { RunFiles } from './run-files.js'
 import { learningRateAt, type Schedule, warmupSteps } from './schedule.js'
 import type { Session } from './session.js'
 import {
+  machineDifferences,
   machineOf,
-  machineWarnings,
+  requireSameMachine,
   requireSameRun,
   runSignature,
   type TrainerState,
@@ -69,7 +70,7 @@ export async function* fitRun(
   trainer: Trainer,
   session: Session,
   data: TrainingData,
-  { signal, resume }: FitOptions,
+  { signal, resume, allowDifferentMachine = false }: FitOptions,
   setStep: (step: number) => void,
 ): AsyncGenerator<TrainEvent, void> {
   const { model, settings } = session
@@ -123,7 +124,9 @@ export async function* fitRun(
   const progress = new Progress(state, batches)
   if (point) {
     requireSameRun(point.state, run, point.path)
-    for (const message of machineWarnings(point.state, model)) yield { type: 'warning', message }
+    const differences = machineDifferences(point.state, model)
+    if (!allowDifferentMachine) requireSameMachine(differences, point.path)
+    for (const { message } of differences) yield { type: 'warning', message }
   }
   const available = settings.memoryLimit ?? availableMemory()
   const planned: PlanEvent = {

@@ -24,7 +24,10 @@ const schema = z.strictObject({
   /** What decides the result, flat: a resumed run must have the same. */
   run: z.record(z.string(), z.unknown()),
   /** What may change the last bits of the result. */
-  machine: z.record(z.string(), z.unknown()),
+  machine: z.strictObject({
+    threads: z.number().int().positive(),
+    arithmetic: z.enum(['native', 'widen']),
+  }),
 })
 
 export type TrainerState = z.infer<typeof schema>
@@ -107,17 +110,43 @@ export async function readState(directory: string): Promise<TrainerState> {
   return validate(schema, await readJson(file, 'CORRUPT_FILE'), file, 'CORRUPT_FILE')
 }
 
-/** What differs on this machine and may change the last bits; empty when nothing does. */
-export function machineWarnings(state: TrainerState, model: Model): string[] {
-  return Object.entries(machineOf(model))
-    .filter(([key, found]) => state.machine[key] !== found)
-    .map(
-      ([key, found]) =>
-        `the checkpoint was made with ${key} ${show(state.machine[key])}, this run has ` +
-        `${show(found)}: results may differ in the last bits`,
-    )
+/** Something in which this machine differs from the checkpoint's, so that last bits may differ. */
+export interface MachineDifference {
+  option: keyof TrainerState['machine']
+  expected: number | string
+  found: number | string
+  message: string
 }
 
-export function machineOf(model: Model): Record<string, unknown> {
-  return { threads: model.threads, arithmetic: model.arithmetic }
+/** Empty when this machine continues the run bit by bit. */
+export function machineDifferences(state: TrainerState, model: Model): MachineDifference[] {
+  const now = machineOf(model)
+  // Only bf16 weights are multiplied in one arithmetic or the other.
+  const options =
+    model.dtype === 'bf16' ? (['threads', 'arithmetic'] as const) : ['threads' as const]
+  return options.flatMap((option) => {
+    const [expected, found] = [state.machine[option], now[option]]
+    if (expected === found) return []
+    const message =
+      `${option}: expected ${show(expected)} as in the checkpoint, found ${show(found)}: ` +
+      'the continuation is not bitwise the same'
+    return { option, expected, found, message }
+  })
+}
+
+/** Throws INVALID_ARGUMENT naming the first difference and what mends it. */
+export function requireSameMachine(differences: MachineDifference[], path: string): void {
+  const [difference] = differences
+  if (!difference) return
+  const { message, ...details } = difference
+  throw new S2FTError(
+    'INVALID_ARGUMENT',
+    `resume from ${path}: ${message}: load the model with ${details.option} ` +
+      `${show(details.expected)}, or accept that with allowDifferentMachine`,
+    { details },
+  )
+}
+
+export function machineOf({ threads, arithmetic }: Model): TrainerState['machine'] {
+  return { threads, arithmetic }
 }

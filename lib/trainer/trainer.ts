@@ -127,7 +127,7 @@ export class Trainer {
    * after the step in flight without a checkpoint; `signal` stops with one.
    *
    * Throws OUT_OF_MEMORY before the first step when the plan does not fit, NOT_FINITE naming step
-   * and sample, INVALID_ARGUMENT when a resumed run's options, data or model differ, BUSY.
+   * and sample, INVALID_ARGUMENT when a resumed run's options, data, model or machine differ, BUSY.
    */
   async *fit(data: TrainingData, options: FitOptions = {}): AsyncGenerator<TrainEvent, void> {
     if (this.fitting) throw new S2FTError('BUSY', 'fit() is running already')

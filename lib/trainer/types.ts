@@ -56,7 +56,7 @@ export interface TrainerOptions {
   recompute?: Recompute
   /** Bytes this process may hold; default: what the system has available. */
   memoryLimit?: number
-  /** How a Dataset is encoded: template, completionOnly, maxLength (default: the model's). */
+  /** How a Dataset is encoded: template, completionOnly, maxLength (default: the model's; text files in blocks of 1024). */
   encode?: EncodeDatasetOptions
 }
 
@@ -68,6 +68,11 @@ export interface FitOptions {
   signal?: AbortSignal
   /** true: the newest complete checkpoint of outputDir; a path: that checkpoint. */
   resume?: boolean | string
+  /**
+   * Resume with another thread count or bf16 arithmetic than the checkpoint's, which is refused
+   * otherwise: the continuation may differ in the last bits. Default false.
+   */
+  allowDifferentMachine?: boolean
 }
 
 export interface StepResult {
