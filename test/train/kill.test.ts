@@ -154,15 +154,13 @@ async function killAt(setup: Setup, moment: Moment, random: Random, reference: R
       if (type === 'plan' && moment === 'plan') resolve()
       if (type === 'step' && moment === 'step' && ++seen === after) resolve()
       if (type !== 'plan') return
-      const halves = {
-        'half a checkpoint': [output, (name: string) => unfinished.test(name) && ++seen >= after],
-        'half a result': [
-          dirname(output),
-          (name: string) => name.startsWith(`.${basename(output)}.tmp-`),
-        ],
-      } as const
-      if (moment === 'half a checkpoint' || moment === 'half a result') {
-        appears(...halves[moment], signal).then(resolve)
+      if (moment === 'half a checkpoint') {
+        const counted = (name: string) => unfinished.test(name) && ++seen >= after
+        appears(output, counted, signal).then(resolve)
+      }
+      if (moment === 'half a result') {
+        const aside = (name: string) => name.startsWith(`.${basename(output)}.tmp-`)
+        appears(dirname(output), aside, signal).then(resolve)
       }
     })
   })
