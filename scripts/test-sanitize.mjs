@@ -14,6 +14,7 @@ mustRun('cmake', [
   '-B',
   directory,
   '-DCMAKE_BUILD_TYPE=RelWithDebInfo',
+  '-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1',
   '-DS2FT_TESTS=ON',
   '-DS2FT_SANITIZE=address,undefined',
 ])
