@@ -37,6 +37,16 @@ export { devices } from './model/devices.js'
 export { Model } from './model/model.js'
 export type * from './model/types.js'
 export type { DType, ModuleKind, NativeDevice as DeviceInfo, Sample } from './native/binding.js'
+export {
+  adamw,
+  coPermute,
+  inverseOrder,
+  type Matrix,
+  partialLinearBackward,
+  partialLinearForward,
+  type Slice,
+  selectionOrder,
+} from './ops/index.js'
 export { TextStream, Tokenizer } from './tokenizer/index.js'
 export { Trainer } from './trainer/trainer.js'
 export type * from './trainer/types.js'

@@ -2,6 +2,7 @@
 #include "napi/decoder_wrap.h"
 #include "napi/files.h"
 #include "napi/model_wrap.h"
+#include "napi/ops.h"
 #include "napi/system.h"
 #include "napi/trainer_wrap.h"
 
@@ -25,6 +26,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("loadModel", Napi::Function::New(env, ModelWrap::load));
   exports.Set("readSafetensors", Napi::Function::New(env, read_safetensors_js));
   exports.Set("writeSafetensors", Napi::Function::New(env, write_safetensors_js));
+  exports.Set("permute", Napi::Function::New(env, permute_js));
+  exports.Set("linearForward", Napi::Function::New(env, linear_forward_js));
+  exports.Set("linearBackward", Napi::Function::New(env, linear_backward_js));
+  exports.Set("adamw", Napi::Function::New(env, adamw_js));
   exports.Set("devices", Napi::Function::New(env, devices_js));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak_memory_js));
   exports.Set("peakMemory", Napi::Function::New(env, peak_memory_js));

@@ -10,6 +10,7 @@
 #include <memory>
 #include <set>
 
+#include "backend/backend.h"
 #include "core/error.h"
 #include "core/worker.h"
 
@@ -38,6 +39,7 @@ class Instance {
   void task_started(Napi::Env env);
   void task_ended(Napi::Env env);
 
+  std::shared_ptr<Backend> backend;  // of the low-level functions; io worker only
   Napi::FunctionReference model_class, trainer_class, decoder_class;
 
  private:

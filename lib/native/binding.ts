@@ -239,6 +239,13 @@ export interface NativeModel {
   dispose(): Promise<void>
 }
 
+/** A row-major matrix outside the engine; data holds rows * cols values. */
+export interface Matrix {
+  data: Float32Array
+  rows: number
+  cols: number
+}
+
 export interface NativeBinding {
   /** Must equal the package version. */
   readonly version: string
@@ -252,6 +259,30 @@ export interface NativeBinding {
     tensors: Record<string, Tensor>,
     metadata: Record<string, string>,
   ): Promise<void>
+  permute(matrix: Matrix, order: Int32Array, axis: 'rows' | 'cols'): Promise<Matrix>
+  linearForward(x: Matrix, weight: Matrix): Promise<Matrix>
+  linearBackward(
+    dy: Matrix,
+    weight: Matrix,
+    x: Matrix,
+    slice: { axis: 'rows' | 'cols'; begin: number; count: number },
+  ): Promise<{ dx: Matrix; dw: Matrix }>
+  adamw(
+    state: {
+      value: Float32Array
+      gradient: Float32Array
+      first: Float32Array
+      second: Float32Array
+    },
+    options: {
+      learningRate: number
+      beta1: number
+      beta2: number
+      epsilon: number
+      weightDecay: number
+      step: number
+    },
+  ): Promise<{ value: Float32Array; first: Float32Array; second: Float32Array }>
   /** VmHWM reset and read, in bytes; 0 where the system does not tell. */
   resetPeakMemory(): void
   peakMemory(): number
