@@ -30,7 +30,7 @@ constexpr double kClearWin = 1.15;
 // Upper bounds of what products hold beside the portable kernel's scratch: the blocks of
 // a widened product, oneDNN's packed operands for each thread, its compiled code.
 constexpr size_t kWidenedBytes = size_t(24) << 20, kPackedBytes = size_t(8) << 20,
-                 kPrimitiveBytes = size_t(64) << 20;
+                 kPrimitiveBytes = size_t(16) << 20;
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
@@ -103,6 +103,8 @@ Choice resolve(const CpuOptions& given) {
   }
   return choice;
 }
+
+constexpr int64_t kSerialProduct = 1 << 20;  // multiply-adds
 
 // OpenMP regions of this scope use the backend's thread count, whoever calls.
 class ThreadScope {
@@ -177,7 +179,10 @@ class CpuBackend final : public Backend {
 
   void matmul(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b,
               float beta) override {
-    const ThreadScope scope(threads_);
+    // A product of some microseconds is over before a second thread has begun.
+    const int64_t depth = transpose_a ? a.rows : a.cols;
+    const bool small = c.rows * c.cols * depth < kSerialProduct;
+    const ThreadScope scope(small ? 1 : threads_);
     products_.matmul(c, a, transpose_a, b, transpose_b, beta);
   }
   void add_bias(Mat y, Mat bias) override {
@@ -277,7 +282,8 @@ size_t CpuBackend::workspace_bytes(int64_t tokens, int64_t) const {
   const size_t attention = std::max(kernels_.attention_scratch(shape),
                                     kernels_.attention_backward_scratch(shape, longest));
   const size_t products = std::max(kernels_.gemm_scratch(), kPackedBytes);
-  return kWidenedBytes + kPrimitiveBytes + size_t(threads_) * (attention + products);
+  const size_t widened = arithmetic_ == Arithmetic::widen ? kWidenedBytes : 0;
+  return widened + kPrimitiveBytes + size_t(threads_) * (attention + products);
 }
 
 // Follows each cycle of the permutation with one row held aside: no second matrix.

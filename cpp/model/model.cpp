@@ -6,33 +6,27 @@ namespace s2ft {
 
 namespace {
 
-/// Cuts weights off one allocation, first counting, then placing.
-struct Cutter {
-  Arena arena;
-  DType dtype;
-  Mat matrix(int64_t rows, int64_t cols) { return arena.matrix(dtype, rows, cols); }
-};
-
 struct LayerViews {
   Mat qkv, qkv_bias, o, o_bias, gate_up, gate_up_bias, down, down_bias;
   Mat attention_norm, mlp_norm, q_norm, k_norm;
 };
 
-LayerViews cut_layer(Cutter& c, const ModelConfig& m) {
+LayerViews cut_layer(Arena& arena, DType dtype, const ModelConfig& m) {
   LayerViews v;
+  auto cut = [&](int64_t rows, int64_t cols) { return arena.matrix(dtype, rows, cols); };
   const int64_t d = m.hidden_size, k = m.intermediate_size;
-  v.qkv = c.matrix(m.qkv_size(), d);
-  v.o = c.matrix(d, m.q_size());
-  v.gate_up = c.matrix(2 * k, d);
-  v.down = c.matrix(d, k);
-  v.attention_norm = c.matrix(1, d);
-  v.mlp_norm = c.matrix(1, d);
-  if (m.qk_norm) v.q_norm = c.matrix(1, m.head_dim);
-  if (m.qk_norm) v.k_norm = c.matrix(1, m.head_dim);
-  if (m.qkv_bias) v.qkv_bias = c.matrix(1, m.qkv_size());
-  if (m.o_bias) v.o_bias = c.matrix(1, d);
-  if (m.mlp_bias) v.gate_up_bias = c.matrix(1, 2 * k);
-  if (m.mlp_bias) v.down_bias = c.matrix(1, d);
+  v.qkv = cut(m.qkv_size(), d);
+  v.o = cut(d, m.q_size());
+  v.gate_up = cut(2 * k, d);
+  v.down = cut(d, k);
+  v.attention_norm = cut(1, d);
+  v.mlp_norm = cut(1, d);
+  if (m.qk_norm) v.q_norm = cut(1, m.head_dim);
+  if (m.qk_norm) v.k_norm = cut(1, m.head_dim);
+  if (m.qkv_bias) v.qkv_bias = cut(1, m.qkv_size());
+  if (m.o_bias) v.o_bias = cut(1, d);
+  if (m.mlp_bias) v.gate_up_bias = cut(1, 2 * k);
+  if (m.mlp_bias) v.down_bias = cut(1, d);
   return v;
 }
 
@@ -60,19 +54,20 @@ Model::Model(ModelConfig c, DType t, std::shared_ptr<Backend> b)
   final_norm.value = arena.matrix(dtype, 1, d);
   add_tensor("model.embed_tokens.weight", embedding.value, false);
   layers = std::vector<Layer>(config.layers);
-  for (int i = 0; i < config.layers; ++i) build_layer(i);
+  Arena count;
+  cut_layer(count, dtype, config);
+  const size_t all = count.peak() * size_t(config.layers);
+  layer_storage_ = backend->allocate(all);
+  bytes_ += all;
+  Arena place(layer_storage_.data());
+  for (int i = 0; i < config.layers; ++i) build_layer(i, place);
   add_tensor("model.norm.weight", final_norm.value, true);
   if (!config.tie_word_embeddings) add_tensor("lm_head.weight", head.value, false);
 }
 
-void Model::build_layer(int index) {
+void Model::build_layer(int index, Arena& arena) {
   Layer& l = layers[index];
-  Cutter count{Arena(), dtype};
-  cut_layer(count, config);
-  l.storage = backend->allocate(count.arena.peak());
-  bytes_ += count.arena.peak();
-  Cutter place{Arena(l.storage.data()), dtype};
-  const LayerViews v = cut_layer(place, config);
+  const LayerViews v = cut_layer(arena, dtype, config);
   const int64_t q = config.q_size(), kv = config.kv_size(), k = config.intermediate_size;
   const int hd = config.head_dim;
 

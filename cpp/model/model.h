@@ -1,5 +1,5 @@
-// Model: configuration, weights and where each checkpoint tensor lives. A layer's weights
-// are one allocation; q|k|v and gate|up lie behind one another so that each group is one
+// Model: configuration, weights and where each checkpoint tensor lives. All layers are
+// one allocation; q|k|v and gate|up lie behind one another so that each group is one
 // product.
 #pragma once
 
@@ -36,7 +36,6 @@ struct Layer {
   // Co-permutation: order[i] is the original index of the unit now at place i; empty
   // means identity.
   std::vector<int32_t> head_order, kv_order, channel_order;
-  Buffer storage;
 
   Linear* linears[7];
   bool trains() const;
@@ -77,12 +76,12 @@ class Model {
   int lowest_trainable() const;
 
  private:
-  void build_layer(int index);
+  void build_layer(int index, Arena& arena);
   void add_tensor(const std::string& name, Mat value, bool vector,
                   const std::vector<int32_t>* row_order = nullptr, int row_unit = 1,
                   const std::vector<int32_t>* col_order = nullptr, int col_unit = 1);
 
-  Buffer top_storage_;
+  Buffer top_storage_, layer_storage_;
   size_t bytes_ = 0;
 };
 

@@ -15,12 +15,9 @@ Napi::Value devices_js(const Napi::CallbackInfo& info) {
     CpuOptions options;
     options.threads = info[0].IsNumber() ? info[0].ToNumber().Int32Value() : 0;
     if (options.threads <= 0) options.threads = available_cpus();
-    // The probe wants pinned threads of its own, gone when it is done.
-    Instance& instance = Instance::of(env);
-    instance.collect_workers();
-    auto worker = instance.make_worker([n = options.threads] { enter_worker_thread(n); });
     return run_async(
-        env, worker, [options] { return describe_cpu(options); },
+        // An unpinned thread: the probe starts threads of its own and pins those.
+        env, Instance::of(env).io_worker(), [options] { return describe_cpu(options); },
         [](Napi::Env env, CpuDescription& d) -> Napi::Value {
           Napi::Object o = Napi::Object::New(env);
           o.Set("name", d.name);

@@ -38,7 +38,7 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
-/** Pools a case's rounds. `peakGflops` stands in where the case measured none (peers). */
+/** Pools a case's rounds. `peakGflops` is the whole run's, so that shares compare. */
 export function summarise(
   item: Case,
   model: string,
@@ -50,8 +50,6 @@ export function summarise(
   const seconds = results.flatMap((r) => r.seconds)
   const tokens = batch * sequence
   const typical = median(seconds)
-  const peaks = results.flatMap((r) => (r.peakGflops ? [r.peakGflops] : []))
-  const peak = peaks.length > 0 ? median(peaks) : peakGflops
   const bytes = results.map((r) => r.peakBytes)
   return {
     type: 'case',
@@ -67,8 +65,8 @@ export function summarise(
     tokensPerSecondRange: [tokens / Math.max(...seconds), tokens / Math.min(...seconds)],
     peakBytes: bytes.includes(null) ? null : Math.max(...(bytes as number[])),
     gflop,
-    shareOfPeak: peak ? gflop / typical / peak : null,
-    peakGflops: peak ?? null,
+    shareOfPeak: peakGflops ? gflop / typical / peakGflops : null,
+    peakGflops: peakGflops ?? null,
     rounds: results.length,
     steps: seconds.length,
   }

@@ -19,6 +19,7 @@ export interface CommonOptions {
   device: 'cpu' | 'cuda' | 'auto'
   dtype: DType | 'auto'
   threads: number
+  arithmetic: 'auto' | 'native' | 'widen'
 }
 
 /** An option whose value is read and checked by `read`; `fallback` is shown as its default. */
@@ -66,6 +67,15 @@ export function makeCommand<T extends object>(
         'CPU threads; 0 takes all CPUs of the process',
         integer({ min: 0, max: 1024 }),
         0,
+      ),
+    )
+    .addOption(
+      valued(
+        '--arithmetic <kind>',
+        "products of bf16 weights: native (the CPU's bf16 instruction), widen (f32), or auto " +
+          '(the faster, measured)',
+        oneOf('auto', 'native', 'widen'),
+        'auto',
       ),
     )
     .option('--json', 'print one JSON object a line on stdout, and nothing else there', false)

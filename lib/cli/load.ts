@@ -9,8 +9,8 @@ export async function loadModel(
   const { Adapter, Model } = await import('../index.js')
   // A wrong adapter is told before the weights are read.
   const adapter = options.adapter === undefined ? undefined : await Adapter.load(options.adapter)
-  const { device, dtype, threads } = options
-  const model = await Model.load(options.model, { device, dtype, threads })
+  const { device, dtype, threads, arithmetic } = options
+  const model = await Model.load(options.model, { device, dtype, threads, arithmetic })
   try {
     if (adapter) await model.fuse(adapter, { force: options.force === true })
     return model

@@ -61,6 +61,7 @@ export interface TrainSettings {
   saveSteps?: number
   saveTotalLimit?: number
   resume?: boolean | string
+  allowDifferentMachine?: boolean
 }
 
 /**

@@ -292,6 +292,11 @@ const evaluation: Omit<Setting, 'group'>[] = [
     description: 'continue from this checkpoint, or from the newest in the output directory',
     read: text,
   },
+  {
+    key: 'allowDifferentMachine',
+    description: 'resume with other threads or arithmetic, no longer bitwise the same run',
+    fallback: false,
+  },
 ]
 
 const grouped: [Setting['group'], Omit<Setting, 'group'>[]][] = [
@@ -311,6 +316,7 @@ export const commonSettings: Setting[] = [
   { key: 'device', value: 'kind', description: '', read: oneOf('cpu', 'cuda', 'auto') },
   { key: 'dtype', value: 'type', description: '', read: oneOf('bf16', 'f32', 'auto') },
   { key: 'threads', value: 'n', description: '', read: integer({ min: 0, max: 1024 }) },
+  { key: 'arithmetic', value: 'kind', description: '', read: oneOf('auto', 'native', 'widen') },
 ].map((setting) => ({ ...setting, group: 'Machine' as const }))
 
 /** `learningRate` → `learning-rate`. */

@@ -27,9 +27,9 @@ export function mergeCommand(): Command {
         .option('--overwrite-output-dir', 'write into a directory that is not empty', false),
     async (options, out) => {
       const { Adapter, Model } = await import('../../index.js')
-      const { device, dtype, threads, output } = options
+      const { device, dtype, threads, arithmetic, output } = options
       const adapter = await Adapter.load(options.adapter)
-      await using model = await Model.load(options.model, { device, dtype, threads })
+      await using model = await Model.load(options.model, { device, dtype, threads, arithmetic })
       await model.fuse(adapter, { force: options.force })
       await model.save(output, {
         maxShardSize: options.maxShardSize,

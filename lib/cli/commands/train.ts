@@ -69,7 +69,9 @@ async function run(settings: TrainSettings, common: CommonOptions, out: Output):
   const interrupt = interruptSignal(() => report.stopping())
   let last: TrainEvent | undefined
   try {
-    for await (const event of trainer.fit(train.samples, { signal: interrupt.signal, resume })) {
+    const allowDifferentMachine = settings.allowDifferentMachine ?? false
+    const options = { signal: interrupt.signal, resume, allowDifferentMachine }
+    for await (const event of trainer.fit(train.samples, options)) {
       report.event(event)
       last = event
     }
