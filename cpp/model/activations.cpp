@@ -1,5 +1,7 @@
 #include "model/activations.h"
 
+#include "model/batch.h"
+
 namespace s2ft {
 
 namespace {
@@ -11,7 +13,7 @@ constexpr int64_t kSmallestChunk = 32;
 int64_t head_chunk(const Model& model, int64_t rows) {
   const int64_t fit = kLogitsBytes / (model.config.vocab_size * 4);
   const int64_t chunk = std::max(kSmallestChunk, fit / 16 * 16);
-  return std::max<int64_t>(1, std::min(rows, chunk));
+  return std::max<int64_t>(1, std::min(padded_tokens(rows), chunk));
 }
 
 void place_products(const Model& model, int64_t tokens, Arena& arena,
@@ -88,7 +90,7 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   a.d_stream = a.output;
 
   place_parts(model, r.tokens, arena);
-  a.head_rows = arena.matrix(t, r.trained, c.hidden_size);
+  a.head_rows = arena.matrix(t, padded_tokens(r.trained), c.hidden_size);
   a.head_normed = arena.matrix(t, a.head_chunk, c.hidden_size);
   if (!r.training) {
     a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);

@@ -11,6 +11,12 @@ int Batch::sample_of(int32_t row) const {
   return int(std::upper_bound(begins.begin(), begins.end(), row) - begins.begin()) - 1;
 }
 
+int64_t padded_tokens(int64_t tokens) {
+  int64_t unit = 1;
+  while (unit < 64 && 32 * unit <= tokens) unit *= 2;
+  return (tokens + unit - 1) / unit * unit;
+}
+
 Batch pack(const std::vector<Sample>& samples, int64_t vocab_size) {
   auto fail = [&](size_t sample, int32_t i, const char* what, int32_t found) {
     throw Error("INVALID_ARGUMENT",
@@ -44,6 +50,16 @@ Batch pack(const std::vector<Sample>& samples, int64_t vocab_size) {
     b.k_begin.push_back(begin);
     b.k_len.push_back(sample.length);
     b.longest = std::max<int64_t>(b.longest, sample.length);
+  }
+  const int64_t fill = padded_tokens(b.size()) - b.size();
+  if (fill > 0) {
+    b.k_begin.push_back(int32_t(b.size()));
+    b.k_len.push_back(int32_t(fill));
+    for (int64_t i = 0; i < fill; ++i) {
+      b.tokens.push_back(0);
+      b.positions.push_back(int32_t(i));
+    }
+    b.begins.push_back(int32_t(b.size()));
   }
   return b;
 }

@@ -23,6 +23,7 @@ struct Batch {
   int64_t longest = 0;
 
   int64_t size() const { return int64_t(tokens.size()); }
+  /// Sequences, the filling one included.
   int samples() const { return int(k_len.size()); }
   Sequences sequences() const {
     return {samples(), begins.data(), k_begin.data(), k_len.data()};
@@ -31,8 +32,15 @@ struct Batch {
   int sample_of(int32_t row) const;
 };
 
-/// Throws INVALID_ARGUMENT for an empty sample, a token outside the vocabulary, or a
-/// label that is neither -100 nor a token; names the sample and the place.
+/// Rows a batch of this many tokens is filled up to: 16 sizes an octave, at most 63 rows
+/// more. Product libraries compile a kernel for every new shape, which can take as long
+/// as a step; batches of true lengths would bring a new one every time.
+int64_t padded_tokens(int64_t tokens);
+
+/// Packs samples and fills up with one more sequence of token 0 that predicts nothing:
+/// its gradients are exact zeros. Throws INVALID_ARGUMENT for an empty sample, a token
+/// outside the vocabulary, or a label that is neither -100 nor a token; names the sample
+/// and the place.
 Batch pack(const std::vector<Sample>& samples, int64_t vocab_size);
 
 }  // namespace s2ft

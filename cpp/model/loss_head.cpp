@@ -18,6 +18,13 @@ Mat normed_chunk(const Pass& pass, Mat rows) {
   return normed;
 }
 
+/// Rows that a chunk's products run over: a few shapes serve every length. What the rows
+/// behind the chunk hold is never looked at; a row's product knows nothing of its
+/// neighbours.
+int64_t product_rows(const Activations& a, int64_t rows) {
+  return std::min(a.head_chunk, padded_tokens(rows));
+}
+
 /// The bf16 gradient of logits lies over the start of the f32 row it comes from.
 Mat gradient_view(Mat logits, DType dtype) {
   if (dtype == DType::f32) return logits;
@@ -54,7 +61,10 @@ HeadResult loss_head(const Pass& pass, float gradient_scale) {
     const Mat rows = a.head_rows.row_range(i, m);
     const Mat normed = normed_chunk(pass, rows);
     const Mat logits = rows_of(a.logits, m);
-    backend.matmul(logits, normed, false, model.head.value, true, 0);
+    const int64_t padded = product_rows(a, m);
+    const Mat padded_normed = rows_of(a.head_normed, padded);
+    const Mat padded_logits = rows_of(a.logits, padded);
+    backend.matmul(padded_logits, padded_normed, false, model.head.value, true, 0);
     const Mat d_logits = with_gradient ? gradient_view(logits, model.dtype) : Mat{};
     backend.cross_entropy(result.nll.data() + i, d_logits, logits, b.targets.data() + i,
                           gradient_scale);
@@ -62,7 +72,8 @@ HeadResult loss_head(const Pass& pass, float gradient_scale) {
     if (!with_gradient) continue;
     Parameter* head = model.head.parameter;
     if (head) backend.matmul(head->gradient, d_logits, true, normed, false, 1);
-    backend.matmul(normed, d_logits, false, model.head.value, false, 0);
+    backend.matmul(padded_normed, gradient_view(padded_logits, model.dtype), false,
+                   model.head.value, false, 0);
     Parameter* norm = model.final_norm.parameter;
     backend.rms_norm_backward(normed, false, norm ? norm->gradient : Mat{}, normed, rows,
                               model.final_norm.value, model.config.norm_epsilon);
@@ -87,7 +98,10 @@ void logits_of_rows(const Pass& pass, const std::vector<int32_t>& rows, float* o
     const Mat chunk = a.head_rows.row_range(0, m);
     backend.gather_rows(chunk, rows_of(a.output, pass.batch.size()), rows.data() + i);
     const Mat logits = rows_of(a.logits, m);
-    backend.matmul(logits, normed_chunk(pass, chunk), false, model.head.value, true, 0);
+    normed_chunk(pass, chunk);
+    const int64_t padded = product_rows(a, m);
+    backend.matmul(rows_of(a.logits, padded), rows_of(a.head_normed, padded), false,
+                   model.head.value, true, 0);
     backend.download(out + i * vocab, logits.data, size_t(m) * vocab * sizeof(float));
   }
 }

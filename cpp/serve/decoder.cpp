@@ -103,6 +103,12 @@ std::vector<SampledToken> Decoder::append_some(const std::vector<DecodeRow>& row
     batch.k_len.push_back(past + int32_t(row.tokens.size()));
   }
 
+  // Rows that belong to no sequence: computed with the others, looked at by nobody.
+  for (int64_t fill = padded_tokens(batch.size()) - batch.size(); fill > 0; --fill) {
+    batch.tokens.push_back(0);
+    batch.positions.push_back(0);
+  }
+
   ActivationRequest request;
   request.tokens = batch.size();
   request.trained = int64_t(rows.size());

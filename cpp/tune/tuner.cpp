@@ -203,7 +203,7 @@ void Tuner::prepare_arena(int64_t tokens, int64_t trained) {
 
 MemoryPlan Tuner::plan(int64_t tokens, int64_t trained) {
   ActivationRequest request;
-  request.tokens = tokens;
+  request.tokens = padded_tokens(tokens);
   request.trained = trained;
   request.training = true;
   request.recompute = recompute_;
