@@ -12,8 +12,13 @@ void settle_on_main(napi_env env, napi_value, void*, void* data) {
   std::unique_ptr<std::function<void(Napi::Env)>> settle(
       static_cast<std::function<void(Napi::Env)>*>(data));
   if (!env) return;  // the environment is going away
-  Napi::HandleScope scope(env);
-  (*settle)(Napi::Env(env));
+  try {
+    Napi::HandleScope scope(env);
+    (*settle)(Napi::Env(env));
+  } catch (...) {
+    // A terminating worker thread refuses every call that would run JavaScript; nobody
+    // is left to see the promise.
+  }
 }
 
 }  // namespace
@@ -94,6 +99,11 @@ void Instance::task_started(Napi::Env env) {
 
 void Instance::task_ended(Napi::Env env) {
   if (--pending_ == 0) napi_unref_threadsafe_function(env, settle_);
+}
+
+void adjust_external_memory(napi_env env, int64_t change) noexcept {
+  int64_t total;
+  napi_adjust_external_memory(env, change, &total);
 }
 
 Napi::Value resolved(Napi::Env env) {

@@ -112,6 +112,9 @@ Napi::Promise run_async(Napi::Env env, std::shared_ptr<Worker> worker, Work work
   return deferred.Promise();
 }
 
+/// Tells V8 of native bytes taken or given back. Never throws: destructors call it, also
+/// in environments that are going away.
+void adjust_external_memory(napi_env env, int64_t change) noexcept;
 /// A promise of undefined that is settled already.
 Napi::Value resolved(Napi::Env env);
 /// For the end of dispose(): drops the handle's share of its worker, so that the thread

@@ -118,7 +118,7 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
           return true;
         },
         [state](Napi::Env env, bool) -> Napi::Value {
-          Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(state->bytes));
+          adjust_external_memory(env, int64_t(state->bytes));
           auto held = new std::shared_ptr<ModelState>(state);
           return Instance::of(env).model_class.New(
               {Napi::External<std::shared_ptr<ModelState>>::New(
@@ -138,8 +138,7 @@ ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWra
 }
 
 ModelWrap::~ModelWrap() {
-  if (state_ && !state_->disposed)
-    Napi::MemoryManagement::AdjustExternalMemory(Env(), -int64_t(state_->bytes));
+  if (state_ && !state_->disposed) adjust_external_memory(Env(), -int64_t(state_->bytes));
 }
 
 std::shared_ptr<ModelState> ModelWrap::live() {
@@ -303,7 +302,7 @@ Napi::Value ModelWrap::dispose(const Napi::CallbackInfo& info) {
   return guarded(env, [&]() -> Napi::Value {
     const bool first = !state_->disposed;
     state_->disposed = true;
-    if (first) Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(state_->bytes));
+    if (first) adjust_external_memory(env, -int64_t(state_->bytes));
     // Queued behind whatever is in flight; a second call waits as well.
     if (!state_->worker) return resolved(info.Env());
     return run_async(

@@ -71,7 +71,7 @@ Napi::Value TrainerWrap::create(Napi::Env env, std::shared_ptr<ModelState> model
         return true;
       },
       [state](Napi::Env env, bool) -> Napi::Value {
-        Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(state->bytes));
+        adjust_external_memory(env, int64_t(state->bytes));
         auto held = new std::shared_ptr<State>(state);
         return Instance::of(env).trainer_class.New(
             {Napi::External<std::shared_ptr<State>>::New(
@@ -88,7 +88,7 @@ TrainerWrap::TrainerWrap(const Napi::CallbackInfo& info)
 
 TrainerWrap::~TrainerWrap() {
   if (!state_ || state_->disposed) return;
-  Napi::MemoryManagement::AdjustExternalMemory(Env(), -int64_t(state_->bytes));
+  adjust_external_memory(Env(), -int64_t(state_->bytes));
   // Taking the tuned weights out touches the model, so it is the worker's business.
   state_->worker->post([state = state_] { state->tuner.reset(); });
 }
@@ -299,8 +299,7 @@ Napi::Value TrainerWrap::cancel(const Napi::CallbackInfo& info) {
 Napi::Value TrainerWrap::dispose(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
-    if (!state_->disposed)
-      Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(state_->bytes));
+    if (!state_->disposed) adjust_external_memory(env, -int64_t(state_->bytes));
     state_->disposed = true;
     if (!state_->worker) return resolved(info.Env());
     return run_async(

@@ -1,6 +1,8 @@
 // Writes a Hugging Face model directory with random weights, a tensor at a time.
-import { mkdir, open, writeFile } from 'node:fs/promises'
+
+import { open, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { makeDirectory } from '../model/make-directory.js'
 import { linearShapes, type ShapeConfig } from './shapes.js'
 
 const CHUNK = 1 << 20
@@ -62,7 +64,7 @@ export async function writeRandomModel(
   dtype: 'bf16' | 'f32',
   seed = 0,
 ): Promise<void> {
-  await mkdir(directory, { recursive: true })
+  await makeDirectory(directory)
   const hub = {
     architectures: ['LlamaForCausalLM'],
     model_type: 'llama',

@@ -1,8 +1,10 @@
 // Directories that are complete or absent: written aside, flushed, then renamed.
+
 import { randomBytes } from 'node:crypto'
-import { mkdir, open, readdir, rename, rm, rmdir } from 'node:fs/promises'
+import { open, readdir, rename, rm, rmdir } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { S2FTError } from '../errors.js'
+import { makeDirectory } from './make-directory.js'
 
 /** Flushes a file's or directory's data to the disk. */
 export async function flush(path: string): Promise<void> {
@@ -85,7 +87,7 @@ export async function publishDirectory(
   const place = resolve(target)
   const temporary = temporaryName(place)
   try {
-    await mkdir(temporary, { recursive: true })
+    await makeDirectory(temporary)
     await write(temporary)
     await flushDirectory(temporary)
     if (await isEmpty(place)) {

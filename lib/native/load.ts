@@ -28,7 +28,8 @@ export function native(): NativeBinding {
       `the native addon for ${process.platform}-${process.arch} could not be loaded from ` +
         `${packageRoot}: ${(cause as Error).message}\n` +
         '  1. on linux-x64 reinstall the package: its prebuild needs glibc 2.36 or newer\n' +
-        '  2. elsewhere build it: npm run build (Node, CMake and a C++17 compiler)',
+        '  2. elsewhere use a clone of the repository: npm run build there compiles the addon ' +
+        '(Node, CMake and a C++17 compiler)',
       { cause },
     )
   }

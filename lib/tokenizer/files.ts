@@ -1,7 +1,9 @@
 // Reads and copies the tokenizer's files of a Hugging Face model directory.
-import { copyFile, mkdir, readdir, readFile } from 'node:fs/promises'
+
+import { copyFile, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { S2FTError } from '../errors.js'
+import { makeDirectory } from '../model/make-directory.js'
 
 export type JsonObject = Record<string, unknown>
 
@@ -108,7 +110,7 @@ export async function copyTokenizerFiles(from: string, to: string): Promise<stri
     throw new S2FTError('IO', `no tokenizer in ${from}: expected ${join(from, 'tokenizer.json')}`)
   }
   const names = COPIED_FILES.filter((name) => present.has(name))
-  await mkdir(to, { recursive: true }).catch(fail)
+  await makeDirectory(to).catch(fail)
   for (const name of names) await copyFile(join(from, name), join(to, name)).catch(fail)
   return names
 }

@@ -1,9 +1,11 @@
 // Checkpoint folders: complete or absent, whatever moment the process is killed at.
+
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { readdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { S2FTError } from '../errors.js'
 import { flush, flushDirectory, temporaryName } from '../model/directory.js'
+import { makeDirectory } from '../model/make-directory.js'
 
 export const STATE_FILE = 'trainer_state.json'
 export const OPTIMIZER_FILE = 'optimizer.safetensors'
@@ -81,7 +83,7 @@ export async function writeCheckpoint(
   const path = checkpointPath(outputDir, step)
   const temporary = temporaryName(path)
   try {
-    await mkdir(temporary, { recursive: true })
+    await makeDirectory(temporary)
     await write(temporary)
     await flushDirectory(temporary)
     if (existsSync(path)) await removeCheckpoint(path)

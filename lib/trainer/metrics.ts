@@ -1,7 +1,9 @@
 // metrics.jsonl: one line an event, appended; a resumed run cuts what came after its checkpoint.
-import { type FileHandle, mkdir, open, readFile, rename, writeFile } from 'node:fs/promises'
+
+import { type FileHandle, open, readFile, rename, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { flush, temporaryName } from '../model/directory.js'
+import { makeDirectory } from '../model/make-directory.js'
 
 export const METRICS_FILE = 'metrics.jsonl'
 
@@ -23,7 +25,7 @@ export class MetricsLog {
 
   /** Opens the log of `outputDir`, keeping lines up to `step`; -1 starts anew. */
   static async open(outputDir: string, step: number): Promise<MetricsLog> {
-    await mkdir(outputDir, { recursive: true })
+    await makeDirectory(outputDir)
     const path = join(outputDir, METRICS_FILE)
     const before = step < 0 ? '' : await readFile(path, 'utf8').catch(() => '')
     const temporary = temporaryName(path)

@@ -4,6 +4,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { publishDirectory } from '../../lib/model/directory.js'
+import { makeDirectory } from '../../lib/model/make-directory.js'
 import { listCheckpoints, removeLeftovers, writeCheckpoint } from '../../lib/trainer/checkpoint.js'
 import { availableMemory } from '../../lib/trainer/memory.js'
 import { keepLines } from '../../lib/trainer/metrics.js'
@@ -177,3 +178,13 @@ describe('available memory', () => {
     expect(Math.abs(found - own - left)).toBeLessThan(slack)
   })
 })
+
+test.skipIf(process.platform !== 'linux')(
+  'a folder that the file system refuses is an error, not an endless attempt',
+  async () => {
+    await expect(makeDirectory('/proc/s2ft-nowhere/below')).rejects.toMatchObject({
+      code: 'IO',
+      message: expect.stringContaining('/proc/s2ft-nowhere'),
+    })
+  },
+)
