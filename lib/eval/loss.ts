@@ -1,5 +1,5 @@
 // Mean loss over the completions of a data set.
-import { type Dataset, encodeDataset, trainedTokens } from '../data/index.js'
+import { type Dataset, describeReport, encodeDataset, trainedTokens } from '../data/index.js'
 import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
 import { meanLossInterval } from './interval.js'
@@ -15,6 +15,7 @@ export async function evaluateLoss(
     template: options.template,
     ...(options.maxLength && { maxLength: options.maxLength }),
   })
+  for (const warning of describeReport(report)) options.onWarning?.(warning)
   // Neighbours of like length make batches of like cost; results do not depend on the order.
   const order = [...samples].sort((a, b) => b.tokens.length - a.tokens.length)
   const scored: { lossSum: number; tokens: number }[] = []
@@ -39,6 +40,7 @@ export async function evaluateLoss(
     count: scored.length,
     tokens: scored.reduce((sum, s) => sum + s.tokens, 0),
     truncated: report.truncated,
+    dropped: report.read - report.kept,
   }
 }
 

@@ -15,6 +15,8 @@ export interface EvalOptions {
   signal?: AbortSignal
   /** Called after each batch with running figures. */
   onProgress?: (done: number, total: number, running: string) => void
+  /** Called before scoring, once for each kind of row that was cut or left out. */
+  onWarning?: (warning: string) => void
   /** Called once a sample, in order of finishing. */
   onSample?: (sample: EvalSample) => void
 }
@@ -35,6 +37,8 @@ export interface LossResult {
   count: number
   tokens: number
   truncated: number
+  /** Rows without a token to score. */
+  dropped: number
 }
 
 export interface AccuracyResult {

@@ -91,6 +91,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     maxNewTokens: options.maxNewTokens,
     ...(options.maxLength !== undefined && { maxLength: options.maxLength }),
     signal: interrupt.signal,
+    onWarning: (warning) => progress.note(`warning: ${warning}`),
     onProgress: (done, total, status) => progress.update(done, total, status),
     ...(file && { onSample: (sample) => void file.write(`${JSON.stringify(sample)}\n`) }),
   }
