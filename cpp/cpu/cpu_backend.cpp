@@ -29,8 +29,8 @@ constexpr double kClearWin = 1.15;
 
 // Upper bounds of what products hold beside the portable kernel's scratch: the blocks of
 // a widened product, oneDNN's packed operands for each thread, its compiled code.
-constexpr size_t kWidenedBytes = size_t(24) << 20, kPackedBytes = size_t(8) << 20,
-                 kPrimitiveBytes = size_t(16) << 20;
+constexpr size_t kWidenedBytes = size_t(24) << 20, kPackedBytes = size_t(4) << 20,
+                 kPrimitiveBytes = size_t(8) << 20;
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);

@@ -144,6 +144,7 @@ Napi::Value TrainerWrap::plan(const Napi::CallbackInfo& info) {
           o.Set("optimizer", double(plan.optimizer));
           o.Set("activations", double(plan.activations));
           o.Set("workspace", double(plan.workspace));
+          o.Set("process", double(plan.process));
           o.Set("total", double(plan.total()));
           return o;
         });

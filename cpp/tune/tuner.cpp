@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/memory.h"
 #include "core/rng.h"
 
 namespace s2ft {
@@ -218,6 +219,9 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained) {
     plan.optimizer += 2 * values;
   }
   plan.workspace = model_->backend->workspace_bytes(tokens, model_->config.vocab_size);
+  const size_t ours = plan.weights + plan.trainable + plan.optimizer + arena_.bytes();
+  const size_t resident = resident_bytes();
+  plan.process = resident - std::min(resident, ours);
   return plan;
 }
 

@@ -64,7 +64,9 @@ export class TrainReport {
     this.out.line(
       `trainable      ${grouped(event.trainableParameters)} of ${grouped(model.parameters)} parameters (${percent(share)})`,
     )
-    const parts = (['weights', 'trainable', 'optimizer', 'activations', 'workspace'] as const)
+    const parts = (
+      ['weights', 'trainable', 'optimizer', 'activations', 'workspace', 'process'] as const
+    )
       .map((part) => `${part} ${bytes(event[part])}`)
       .join(', ')
     this.out.line(`memory plan    ${bytes(event.total)} of ${bytes(event.available)}: ${parts}`)

@@ -156,6 +156,8 @@ export interface NativeMemoryPlan {
   optimizer: number
   activations: number
   workspace: number
+  /** What the process holds beside all of these: Node, tokenizer, data. */
+  process: number
   total: number
 }
 
@@ -239,6 +241,35 @@ export interface NativeModel {
   dispose(): Promise<void>
 }
 
+/** Sizes of one transformer block, for timing single operations. */
+export interface NativeOpsSpec {
+  group: 'copy' | 'products' | 'attention' | 'elementwise' | 'method'
+  dtype: DType
+  threads: number
+  arithmetic: 'auto' | 'native' | 'widen'
+  tokens: number
+  hidden: number
+  intermediate: number
+  heads: number
+  kvHeads: number
+  headDim: number
+  vocab: number
+  channels: number
+  rank: number
+  /** Time for an operation; at least five rounds. */
+  seconds: number
+}
+
+export interface NativeOpTiming {
+  op: string
+  /** Of one run; 0 where memory is the limit. */
+  flops: number
+  /** Operands read and results written, once each. */
+  bytes: number
+  /** Of one run, an entry a round; operations of a group share their rounds. */
+  seconds: number[]
+}
+
 /** A row-major matrix outside the engine; data holds rows * cols values. */
 export interface Matrix {
   data: Float32Array
@@ -283,6 +314,7 @@ export interface NativeBinding {
       step: number
     },
   ): Promise<{ value: Float32Array; first: Float32Array; second: Float32Array }>
+  benchOps(spec: NativeOpsSpec): Promise<NativeOpTiming[]>
   /** VmHWM reset and read, in bytes; 0 where the system does not tell. */
   resetPeakMemory(): void
   peakMemory(): number

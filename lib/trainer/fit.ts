@@ -25,8 +25,8 @@ function gigabytes(bytes: number): string {
 /** Throws OUT_OF_MEMORY with the plan's parts when the peak does not fit. */
 function requireMemory(plan: NativeMemoryPlan, available: number): void {
   if (plan.total <= available) return
-  const { weights, trainable, optimizer, activations, workspace } = plan
-  const parts = Object.entries({ weights, trainable, optimizer, activations, workspace })
+  const { weights, trainable, optimizer, activations, workspace, process } = plan
+  const parts = Object.entries({ weights, trainable, optimizer, activations, workspace, process })
   throw new S2FTError(
     'OUT_OF_MEMORY',
     `expected a step to fit in ${gigabytes(available)}, found that it needs ` +
