@@ -1,4 +1,5 @@
 // The addon's entry: one Instance an environment, so worker_threads may load it too.
+#include "napi/bench_ops.h"
 #include "napi/decoder_wrap.h"
 #include "napi/files.h"
 #include "napi/model_wrap.h"
@@ -30,6 +31,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("linearForward", Napi::Function::New(env, linear_forward_js));
   exports.Set("linearBackward", Napi::Function::New(env, linear_backward_js));
   exports.Set("adamw", Napi::Function::New(env, adamw_js));
+  exports.Set("benchOps", Napi::Function::New(env, bench_ops_js));
   exports.Set("devices", Napi::Function::New(env, devices_js));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak_memory_js));
   exports.Set("peakMemory", Napi::Function::New(env, peak_memory_js));

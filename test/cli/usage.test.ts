@@ -85,7 +85,7 @@ describe('what comes later is refused by name', () => {
     ]),
     [[...train, '--quantize', 'nf4'], /--quantize nf4 comes in a later release/],
     [['serve', '--model', 'm'], /later release/],
-    [['bench', 'ops'], /later release/],
+    [['bench', 'serve'], /later release/],
     [[...exporting, '--format', 'gguf'], /use --format peft/],
   ]
   test.each(cases)('%j', (args, message) => {

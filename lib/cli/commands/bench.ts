@@ -1,4 +1,4 @@
-// s2ft bench: measures training steps, each case in a fresh process.
+// s2ft bench: measures training steps, each case in a fresh process; bench-ops.ts has ops.
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -14,6 +14,7 @@ import { interruptSignal } from '../load.js'
 import { type Output, usage } from '../output.js'
 import { integer } from '../parse.js'
 import { bytes, grouped, percent, table } from '../table.js'
+import { benchOpsCommand } from './bench-ops.js'
 
 interface Options {
   model: string
@@ -44,7 +45,7 @@ function later(name: string, description: string): Command {
     `${description} (not in this release: comes later).`,
     (command) => command,
     async () => {
-      const message = `s2ft bench ${name} comes in a later release: available is s2ft bench train`
+      const message = `s2ft bench ${name} comes in a later release: available are s2ft bench train, s2ft bench ops`
       throw new S2FTError('UNSUPPORTED', message)
     },
   )
@@ -89,11 +90,13 @@ export function benchCommand(): Command {
         .option('--compile', 'torch.compile the peers', false),
     run,
   )
-  const bench = new Command('bench').description('Benchmarks: train (steps), ops and serve later.')
+  const bench = new Command('bench').description(
+    'Benchmarks: train (steps), ops (single operations), serve later.',
+  )
   bench.helpOption('-h, --help', 'print this help').helpCommand(false)
   bench.version(packageVersion(), '-V, --version', 'print the version')
   bench.addCommand(train)
-  bench.addCommand(later('ops', 'Times single operations'))
+  bench.addCommand(benchOpsCommand())
   bench.addCommand(later('serve', 'Times generation with many adapters'))
   return bench
 }
