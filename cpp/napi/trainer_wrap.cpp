@@ -23,9 +23,8 @@ Napi::Array arrays_to_js(Napi::Env env, std::vector<std::vector<float>>& values)
   return out;
 }
 
-/// Training changes weights in place: it may not start under a fused adapter that another
-/// call then takes out.
-void check_trainable(TrainerWrap::State& state) {
+/// On the worker: dispose() may have been queued before this call.
+void check_live(TrainerWrap::State& state) {
   if (!state.tuner) throw Error("DISPOSED", "the trainer was disposed");
 }
 
@@ -134,7 +133,7 @@ Napi::Value TrainerWrap::plan(const Napi::CallbackInfo& info) {
     return run_async(
         env, state->worker,
         [state, tokens, trained] {
-          check_trainable(*state);
+          check_live(*state);
           return state->tuner->plan(tokens, trained);
         },
         [](Napi::Env env, MemoryPlan& plan) -> Napi::Value {
@@ -165,7 +164,7 @@ Napi::Value TrainerWrap::step(const Napi::CallbackInfo& info) {
     return run_async(
         env, state->worker,
         [state, batches, rate] {
-          check_trainable(*state);
+          check_live(*state);
           std::vector<std::vector<Sample>> micro;
           for (const OwnedSamples& samples : *batches) micro.push_back(samples.views());
           return state->tuner->step(micro, rate, &state->worker->stopping);
@@ -192,7 +191,7 @@ Napi::Value TrainerWrap::gradients(const Napi::CallbackInfo& info) {
     return run_async(
         env, state->worker,
         [state, samples] {
-          check_trainable(*state);
+          check_live(*state);
           Result r;
           r.loss = state->tuner->gradients(samples->views(), &state->worker->stopping);
           for (const Parameter* p : state->tuner->parameters())
@@ -214,7 +213,7 @@ Napi::Value TrainerWrap::values(const Napi::CallbackInfo& info) {
     return run_async(
         info.Env(), state->worker,
         [state] {
-          check_trainable(*state);
+          check_live(*state);
           std::vector<std::vector<float>> out;
           for (const Parameter* p : state->tuner->parameters())
             out.push_back(state->tuner->values(*p));
@@ -236,7 +235,7 @@ Napi::Value TrainerWrap::set_values(const Napi::CallbackInfo& info) {
     return run_async(
         info.Env(), state->worker,
         [state, values] {
-          check_trainable(*state);
+          check_live(*state);
           state->tuner->set_values(*values);
           return true;
         },
@@ -252,7 +251,7 @@ Napi::Value TrainerWrap::save_state(const Napi::CallbackInfo& info) {
     return run_async(
         info.Env(), state->worker,
         [state, path, metadata] {
-          check_trainable(*state);
+          check_live(*state);
           state->tuner->save_state(path, metadata);
           return true;
         },
@@ -267,7 +266,7 @@ Napi::Value TrainerWrap::load_state(const Napi::CallbackInfo& info) {
     return run_async(
         info.Env(), state->worker,
         [state, path] {
-          check_trainable(*state);
+          check_live(*state);
           return state->tuner->load_state(path);
         },
         [](Napi::Env env, std::map<std::string, std::string>& metadata) -> Napi::Value {
@@ -282,7 +281,7 @@ Napi::Value TrainerWrap::detach(const Napi::CallbackInfo& info) {
     return run_async(
         info.Env(), state->worker,
         [state] {
-          check_trainable(*state);
+          check_live(*state);
           state->tuner->detach();
           return true;
         },

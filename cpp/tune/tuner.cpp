@@ -186,12 +186,17 @@ void Tuner::attach() {
   attached_ = true;
 }
 
-void Tuner::prepare_arena(int64_t tokens, int64_t trained) {
+ActivationRequest Tuner::training_request(int64_t tokens, int64_t trained) const {
   ActivationRequest request;
   request.tokens = tokens;
   request.trained = trained;
   request.training = true;
   request.recompute = recompute_;
+  return request;
+}
+
+void Tuner::prepare_arena(int64_t tokens, int64_t trained) {
+  const ActivationRequest request = training_request(tokens, trained);
   Arena count;
   lay_out(*model_, request, count);
   if (count.peak() > arena_.bytes()) {
@@ -203,13 +208,8 @@ void Tuner::prepare_arena(int64_t tokens, int64_t trained) {
 }
 
 MemoryPlan Tuner::plan(int64_t tokens, int64_t trained) {
-  ActivationRequest request;
-  request.tokens = padded_tokens(tokens);
-  request.trained = trained;
-  request.training = true;
-  request.recompute = recompute_;
   Arena count;
-  lay_out(*model_, request, count);
+  lay_out(*model_, training_request(padded_tokens(tokens), trained), count);
   MemoryPlan plan;
   plan.weights = model_->bytes();
   plan.activations = count.peak();

@@ -103,6 +103,7 @@ class Tuner {
                           int64_t& tokens, const std::atomic<bool>* stop);
   double micro_step(const Batch& batch, int micro, float gradient_scale,
                     const std::atomic<bool>* stop);
+  ActivationRequest training_request(int64_t tokens, int64_t trained) const;
   void prepare_arena(int64_t tokens, int64_t trained);
 
   std::shared_ptr<Model> model_;
