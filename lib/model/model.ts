@@ -218,6 +218,12 @@ export class Model {
    */
   async fuse(adapter: Adapter, options: FuseOptions = {}): Promise<void> {
     this.native()
+    if (!adapter?.info || !adapter.tensors) {
+      throw new S2FTError(
+        'INVALID_ARGUMENT',
+        `fuse: expected an Adapter (of trainer.adapter() or Adapter.load()), found ${typeof adapter}`,
+      )
+    }
     await this.detachTraining()
     await this.fusion.fuse(adapter, options)
   }

@@ -243,6 +243,12 @@ describe('directories that are refused', () => {
   })
 })
 
+test('what is no adapter is not fused', async () => {
+  for (const wrong of [{}, undefined, 'out']) {
+    await expect(model.fuse(wrong as never)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+  }
+})
+
 test('a disposed model says so', async () => {
   const own = await load()
   expect(await own.fingerprint()).toBe(await model.fingerprint())

@@ -1,7 +1,7 @@
 // The commands at work, on a random model of a few thousand weights.
 
 import { once } from 'node:events'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { temporaryDirectory } from '../support/directories.js'
@@ -84,6 +84,13 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
     expect(events.every((e) => e.type === 'token')).toBe(true)
     expect(events.map((e) => e.text).join('')).toBe(result.text)
     expect(s2ft(sampled).stdout).toBe(`${result.text}\n`)
+  })
+
+  test.skipIf(!existsSync('/dev/full'))('a full disk under --output is one line of error', () => {
+    const args = ['--data', data, '--task', 'loss', '--limit', '2', '--output', '/dev/full']
+    const { status, stdout, stderr } = s2ft(['eval', '--model', model, ...args])
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+    expect(stderr.trim().split('\n').at(-1)).toMatch(/^s2ft: error \[IO\] .*\/dev\/full.*ENOSPC/)
   })
 
   test('math and choice end with an accuracy and its interval', () => {

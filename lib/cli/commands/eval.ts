@@ -2,8 +2,10 @@
 
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
+import { finished } from 'node:stream/promises'
 import type { Command } from 'commander'
 import type { TemplateName } from '../../data/index.js'
+import { S2FTError } from '../../errors.js'
 import type { EvalOptions, EvalTask } from '../../eval/types.js'
 import { type CommonOptions, makeCommand, valued } from '../common.js'
 import { interruptSignal, loadModel } from '../load.js'
@@ -83,6 +85,22 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
   await using model = await loadModel(options)
   const file = options.output === undefined ? undefined : createWriteStream(options.output)
   if (file) await once(file, 'open')
+  let failure: Error | undefined
+  const closeFile = async () => {
+    if (!file || file.writableEnded) return
+    file.end()
+    // What went wrong is in `failure`.
+    await finished(file).catch(() => {})
+  }
+  file?.on('error', (error) => {
+    failure ??= error
+  })
+  const requireWritten = () => {
+    if (!failure) return
+    throw new S2FTError('IO', `could not write ${options.output}: ${failure.message}`, {
+      cause: failure,
+    })
+  }
   const progress = new Progress('evaluating')
   const interrupt = interruptSignal(() => progress.note('stopping after this batch'))
   const settings: EvalOptions = {
@@ -93,19 +111,26 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     signal: interrupt.signal,
     onWarning: (warning) => progress.note(`warning: ${warning}`),
     onProgress: (done, total, status) => progress.update(done, total, status),
-    ...(file && { onSample: (sample) => void file.write(`${JSON.stringify(sample)}\n`) }),
+    ...(file && {
+      onSample: (sample) => {
+        requireWritten()
+        file.write(`${JSON.stringify(sample)}\n`)
+      },
+    }),
   }
   progress.start(dataset.rows.length)
   const start = performance.now()
   try {
     const result = await evaluate(model, dataset, options, settings)
     progress.stop()
+    await closeFile()
+    requireWritten()
     const seconds = (performance.now() - start) / 1000
     report(out, { ...result, data: options.data, adapter: options.adapter ?? null, seconds })
   } finally {
     progress.stop()
     interrupt.stop()
-    if (file) await new Promise<void>((resolve) => file.end(resolve))
+    await closeFile()
   }
 }
 
