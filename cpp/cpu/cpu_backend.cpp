@@ -7,10 +7,13 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
+#include <utility>
 
 #include "core/error.h"
 #include "core/threads.h"
 #include "cpu/cpu_info.h"
+#include "cpu/probe.h"
 #include "cpu/products.h"
 
 namespace s2ft {
@@ -19,17 +22,17 @@ namespace {
 // What the options mean on this machine.
 struct Choice {
   std::string isa;
-  bool portable;
-  Arithmetic arithmetic;  // native or widen
+  bool library;  // oneDNN computes the products
+  bool native;   // products of bf16 use the machine's bf16 instructions
   int threads;
 };
 
 // Another arithmetic must win clearly, so that noise does not change a run's results.
 constexpr double kClearWin = 1.15;
 
-// Upper bounds of what products hold beside the portable kernel's scratch: the blocks of
-// a widened product, oneDNN's packed operands for each thread, its compiled code.
-constexpr size_t kWidenedBytes = size_t(24) << 20, kPackedBytes = size_t(4) << 20,
+// Upper bounds of what products hold: what waits or is packed in shared scratch, a panel
+// for each thread, and oneDNN's compiled code.
+constexpr size_t kSharedBytes = size_t(12) << 20, kPanelBytes = size_t(1) << 20,
                  kPrimitiveBytes = size_t(8) << 20;
 
 std::string environment(const char* name) {
@@ -37,43 +40,67 @@ std::string environment(const char* name) {
   return value ? value : "";
 }
 
+/// The choice an environment variable names; `otherwise` when it is not set.
+template <class T>
+T environment_choice(const char* name, T otherwise,
+                     std::initializer_list<std::pair<const char*, T> > choices) {
+  const std::string value = environment(name);
+  if (value.empty()) return otherwise;
+  std::string known;
+  for (const auto& [text, choice] : choices) {
+    if (value == text) return choice;
+    known += (known.empty() ? "" : ", ") + std::string(text);
+  }
+  throw Error("INVALID_ARGUMENT", std::string(name) + " must be one of " + known +
+                                      ", found \"" + value + "\"");
+}
+
 // Tests and bug reports can force what the options leave open.
 CpuOptions with_environment(CpuOptions options) {
   if (options.isa.empty()) options.isa = environment("S2FT_ISA");
   if (options.arithmetic == Arithmetic::automatic) {
-    const std::string name = environment("S2FT_ARITHMETIC");
-    if (name == "native") {
-      options.arithmetic = Arithmetic::native;
-    } else if (name == "widen") {
-      options.arithmetic = Arithmetic::widen;
-    } else if (!name.empty() && name != "automatic") {
-      throw Error(
-          "INVALID_ARGUMENT",
-          "S2FT_ARITHMETIC must be native, widen or automatic, found \"" + name + "\"");
-    }
+    options.arithmetic = environment_choice("S2FT_ARITHMETIC", options.arithmetic,
+                                            {{"automatic", Arithmetic::automatic},
+                                             {"native", Arithmetic::native},
+                                             {"widen", Arithmetic::widen}});
   }
-  const std::string gemm = environment("S2FT_GEMM");
-  if (gemm == "portable") {
-    options.portable_gemm = true;
-  } else if (!gemm.empty() && gemm != "onednn") {
-    throw Error("INVALID_ARGUMENT",
-                "S2FT_GEMM must be portable or onednn, found \"" + gemm + "\"");
+  if (options.gemm == Gemm::automatic) {
+    options.gemm = environment_choice("S2FT_GEMM", options.gemm,
+                                      {{"automatic", Gemm::automatic},
+                                       {"built-in", Gemm::built_in},
+                                       {"onednn", Gemm::onednn}});
   }
   return options;
 }
 
 // Whether the bf16 instruction beats f32 products: by one thread, whose own time can be
 // measured however busy the machine is.
-bool bf16_pays(const Choice& choice) {
-  if (!has_bf16_instructions()) return false;
-  if (choice.portable) {
-    // The portable kernel's arithmetic is its instruction set's.
-    if (choice.isa != "avx512bf16") return false;
-    const double wide = product_speed("avx512", true, 1).widened;
-    return wide < kClearWin * product_speed(choice.isa, true, 1).widened;
+bool bf16_pays() {
+  return peak_gflops("avx512bf16", Unit::f32, 1) <
+         kClearWin * peak_gflops("avx512bf16", Unit::bf16_pairs, 1);
+}
+
+// Who computes products, whatever they are made of.
+bool choose_library(Gemm gemm) {
+  const bool there = OneDnn::create() != nullptr;
+  if (gemm == Gemm::onednn && !there) {
+    throw Error("INVALID_ARGUMENT",
+                "products by oneDNN were asked for, but this build has no oneDNN");
   }
-  const ProductSpeed speed = product_speed(choice.isa, false, 1);
-  return speed.widened < kClearWin * speed.native;
+  return there && (gemm == Gemm::onednn || (gemm == Gemm::automatic && has_amx()));
+}
+
+// Which instructions multiply bf16.
+bool choose_native(const CpuOptions& options, bool library) {
+  if (options.arithmetic == Arithmetic::native && !has_bf16_instructions()) {
+    throw Error("INVALID_ARGUMENT", "native bf16 arithmetic was asked for, but " +
+                                        cpu_name() + " has no bf16 instructions");
+  }
+  if (!options.isa.empty() && !library) return options.isa == "avx512bf16";
+  if (options.arithmetic != Arithmetic::automatic) {
+    return options.arithmetic == Arithmetic::native;
+  }
+  return has_bf16_instructions() && ((library && has_amx()) || bf16_pays());
 }
 
 Choice resolve(const CpuOptions& given) {
@@ -82,23 +109,14 @@ Choice resolve(const CpuOptions& given) {
     throw Error("INVALID_ARGUMENT", "threads must be 0 (all) or more, found " +
                                         std::to_string(options.threads));
   }
+  if (!options.isa.empty()) kernels_of(options.isa);  // throws when it is unknown
   Choice choice;
   choice.threads = options.threads ? options.threads : available_cpus();
-  choice.portable = options.portable_gemm || !OneDnn::create();
+  choice.library = choose_library(options.gemm);
+  choice.native = choose_native(options, choice.library);
   choice.isa = options.isa.empty() ? supported_isas().back() : options.isa;
-  kernels_of(choice.isa);
-  choice.arithmetic = options.arithmetic;
-  if (choice.arithmetic == Arithmetic::native && !choice.portable &&
-      !has_bf16_instructions()) {
-    throw Error("INVALID_ARGUMENT", "native bf16 arithmetic was asked for, but " +
-                                        cpu_name() + " has no bf16 instructions");
-  }
-  if (choice.arithmetic == Arithmetic::automatic) {
-    choice.arithmetic = bf16_pays(choice) ? Arithmetic::native : Arithmetic::widen;
-  }
-  // Where the bf16 instruction is slow, kernels should not use it either.
-  if (options.isa.empty() && choice.isa == "avx512bf16" &&
-      choice.arithmetic == Arithmetic::widen) {
+  // Where the bf16 instruction is slow or unwanted, no kernel should use it.
+  if (options.isa.empty() && choice.isa == "avx512bf16" && !choice.native) {
     choice.isa = "avx512";
   }
   return choice;
@@ -126,14 +144,12 @@ class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const Choice& choice)
       : threads_(choice.threads),
-        arithmetic_(choice.arithmetic),
+        native_(choice.native),
         kernels_(kernels_of(choice.isa)),
-        library_(choice.portable ? nullptr : OneDnn::create()),
-        products_(kernels_, library_.get(), scratch_, choice.arithmetic, threads_) {}
+        library_(choice.library ? OneDnn::create() : nullptr),
+        products_(kernels_, choice.native ? library_.get() : nullptr, scratch_) {}
 
-  const char* arithmetic() const override {
-    return arithmetic_ == Arithmetic::native ? "native" : "widen";
-  }
+  const char* arithmetic() const override { return native_ ? "native" : "widen"; }
   int threads() const override { return threads_; }
 
   Buffer allocate(size_t bytes) override { return allocate_host(bytes); }
@@ -261,7 +277,7 @@ class CpuBackend final : public Backend {
   }
 
   int threads_;
-  Arithmetic arithmetic_;
+  bool native_;
   const Kernels& kernels_;
   ScratchPool scratch_;
   std::unique_ptr<OneDnn> library_;
@@ -269,7 +285,7 @@ class CpuBackend final : public Backend {
 };
 
 // The scratch pool keeps at most its largest block and those leased beside it: a
-// product's widened operands with oneDNN's packed blocks, or one attention.
+// product's, or one attention's.
 size_t CpuBackend::workspace_bytes(int64_t tokens, int64_t) const {
   // Wider heads than any LLaMA model has; a head's number matters little.
   std::vector<int32_t> identity(128);
@@ -281,9 +297,8 @@ size_t CpuBackend::workspace_bytes(int64_t tokens, int64_t) const {
   const int longest = int(std::min<int64_t>(tokens, 1 << 30));
   const size_t attention = std::max(kernels_.attention_scratch(shape),
                                     kernels_.attention_backward_scratch(shape, longest));
-  const size_t products = std::max(kernels_.gemm_scratch(), kPackedBytes);
-  const size_t widened = arithmetic_ == Arithmetic::widen ? kWidenedBytes : 0;
-  return widened + kPrimitiveBytes + size_t(threads_) * (attention + products);
+  return kSharedBytes + (library_ ? kPrimitiveBytes : 0) +
+         size_t(threads_) * (attention + kPanelBytes);
 }
 
 // Follows each cycle of the permutation with one row held aside: no second matrix.
@@ -313,27 +328,19 @@ std::shared_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
 
 CpuDescription describe_cpu(const CpuOptions& options) {
   const Choice choice = resolve(options);
-  const ProductSpeed speed = product_speed(choice.isa, choice.portable, choice.threads);
   CpuDescription description;
   description.name = cpu_name();
   description.isa = choice.isa;
   description.threads = choice.threads;
-  description.peak_gflops_f32 = speed.f32;
+  description.gemm = choice.library ? OneDnn::create()->version() : "built-in";
+  description.peak_gflops_f32 = peak_gflops(choice.isa, Unit::f32, choice.threads);
+  description.peak_gflops_bf16 = description.peak_gflops_f32;
+  description.arithmetic = "f32";
+  if (!choice.native) return description;
+  const bool amx = choice.library && has_amx();
+  description.arithmetic = amx ? "amx" : "bf16";
   description.peak_gflops_bf16 =
-      choice.arithmetic == Arithmetic::native ? speed.native : speed.widened;
-  if (choice.portable) {
-    description.gemm = "portable";
-    description.arithmetic = choice.isa == "avx512bf16" ? "bf16" : "f32";
-    description.peak_gflops_bf16 = speed.widened;
-    return description;
-  }
-  description.gemm = OneDnn::create()->version();
-  if (choice.arithmetic == Arithmetic::widen) {
-    description.arithmetic = "f32";
-  } else {
-    const bool amx = speed.native_implementation.find("amx") != std::string::npos;
-    description.arithmetic = amx ? "amx" : "bf16";
-  }
+      peak_gflops(choice.isa, amx ? Unit::library : Unit::bf16_pairs, choice.threads);
   return description;
 }
 

@@ -8,7 +8,10 @@
 
 namespace s2ft {
 
-std::string cpu_name() {
+namespace {
+
+// What the operating system says of the first processor, by key.
+std::map<std::string, std::string> processor_facts() {
   std::ifstream in("/proc/cpuinfo");
   std::map<std::string, std::string> first;
   for (std::string line; std::getline(in, line);) {
@@ -18,6 +21,13 @@ std::string cpu_name() {
     const size_t value = line.find_first_not_of(" \t", colon + 1);
     if (value != std::string::npos) first.emplace(name, line.substr(value));
   }
+  return first;
+}
+
+}  // namespace
+
+std::string cpu_name() {
+  std::map<std::string, std::string> first = processor_facts();
   for (const char* key : {"model name", "Model", "cpu model", "Hardware"}) {
     if (first.count(key)) return first[key];
   }
@@ -69,6 +79,10 @@ const Kernels& kernels_of(const std::string& isa) {
 
 bool has_bf16_instructions() {
   return supported_isas().back() == "avx512bf16";
+}
+
+bool has_amx() {
+  return (" " + processor_facts()["flags"] + " ").find(" amx_bf16 ") != std::string::npos;
 }
 
 }  // namespace s2ft

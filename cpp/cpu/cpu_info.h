@@ -17,7 +17,10 @@ std::vector<std::string> supported_isas();
 /// The kernels of a set. Throws INVALID_ARGUMENT when the build or the machine lacks it.
 const Kernels& kernels_of(const std::string& isa);
 
-/// Whether the processor has bf16 products at all (AVX512-BF16 or AMX), fast or slow.
+/// Whether the processor multiplies pairs of bf16 (AVX512-BF16), fast or slow.
 bool has_bf16_instructions();
+
+/// Whether processor and operating system offer AMX tiles of bf16.
+bool has_amx();
 
 }  // namespace s2ft

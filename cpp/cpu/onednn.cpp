@@ -42,7 +42,6 @@ struct KeyHash {
 struct Entry {
   dnnl::matmul primitive;  // empty: only a reference implementation exists
   dnnl::memory::desc a, b, c, scratch;
-  std::string implementation;
   bool usable() const { return bool(primitive.get(true)); }
 };
 
@@ -75,15 +74,6 @@ class OneDnnImpl final : public OneDnn {
       }
       entry->primitive.execute(stream_, arguments);
       return true;
-    } catch (const dnnl::error& e) {
-      throw error(e, c);
-    }
-  }
-
-  std::string implementation(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b,
-                             float beta) override {
-    try {
-      return find(c, a, transpose_a, b, transpose_b, beta)->implementation;
     } catch (const dnnl::error& e) {
       throw error(e, c);
     }
@@ -151,8 +141,8 @@ class OneDnnImpl final : public OneDnn {
     const dnnl::matmul::desc desc(entry->a, entry->b, entry->c);
     const dnnl::matmul::primitive_desc chosen(desc, attributes, engine_, true);
     if (!chosen) return entry;
-    entry->implementation = chosen.impl_info_str();
-    if (entry->implementation.find("ref") != std::string::npos) return entry;
+    const std::string implementation = chosen.impl_info_str();
+    if (implementation.find("ref") != std::string::npos) return entry;
     entry->scratch = chosen.scratchpad_desc();
     entry->primitive = dnnl::matmul(chosen);
     return entry;

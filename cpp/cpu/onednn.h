@@ -22,9 +22,6 @@ class OneDnn {
   /// untouched, when oneDNN has only a reference implementation for these views.
   virtual bool matmul(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
                       ScratchPool& scratch) = 0;
-  /// The implementation oneDNN chooses, e.g. "brg:avx512_core_bf16"; "" when none.
-  virtual std::string implementation(Mat c, Mat a, bool transpose_a, Mat b,
-                                     bool transpose_b, float beta) = 0;
   /// "oneDNN 2.6.3"
   virtual std::string version() const = 0;
 };

@@ -25,6 +25,14 @@ std::string text(const char* isa, const Case& c) {
          (c.transpose_b ? "T" : "N") + " beta " + std::to_string(c.beta);
 }
 
+void multiply(const NamedKernels& isa, TestMat& y, TestMat& a, bool transpose_a,
+              TestMat& b, bool transpose_b, int beta) {
+  SharedScratch scratch(
+      isa.table->gemm_scratch(y.mat(), a.mat(), transpose_a, b.mat(), transpose_b));
+  isa.table->gemm(y.mat(), a.mat(), transpose_a, b.mat(), transpose_b, float(beta),
+                  scratch.data());
+}
+
 /// Runs one product with gaps between rows and compares every element.
 void check_product(const NamedKernels& isa, const Case& c) {
   const auto [m, n, k] = c.shape;
@@ -36,9 +44,7 @@ void check_product(const NamedKernels& isa, const Case& c) {
   // With beta 0 the NaN that y holds must not come through.
   if (c.beta) y.randomize();
   const TestMat before = y;
-  Scratch scratch(isa.table->gemm_scratch());
-  isa.table->gemm(y.mat(), a.mat(), c.transpose_a, b.mat(), c.transpose_b, float(c.beta),
-                  scratch.data());
+  multiply(isa, y, a, c.transpose_a, b, c.transpose_b, c.beta);
   double worst = 0;
   for (int i = 0; i < m; ++i) {
     for (int j = 0; j < n; ++j) {
@@ -92,11 +98,14 @@ TEST(small_and_odd_shapes) {
 }
 
 TEST(several_blocks) {
-  // More than one block in each dimension: 192 rows, 256 columns, 256 (512 bf16) deep.
+  // More than one block of rows (1024) and of depth (1536 units, 3072 bf16), several
+  // panels and parts of the rows; thin ones last.
   for (const NamedKernels& isa : runnable_kernels()) {
     check_all_forms(isa, {197, 263, 521});
-    check_all_forms(isa, {16, 300, 259});
+    check_all_forms(isa, {19, 70, 3201});
+    check_all_forms(isa, {1043, 50, 35});
     check_all_forms(isa, {401, 17, 30});
+    check_all_forms(isa, {3, 300, 3203});
   }
 }
 
@@ -118,8 +127,7 @@ TEST(infinities_and_nans_come_through) {
       }
       a.set(1, 0, INFINITY);
       b.set(1, 2, NAN);
-      Scratch scratch(isa.table->gemm_scratch());
-      isa.table->gemm(y.mat(), a.mat(), false, b.mat(), false, 0, scratch.data());
+      multiply(isa, y, a, false, b, false, 0);
       CHECK(y(0, 0) == 2 && y(2, 1) == 2);
       CHECK(y(1, 0) == INFINITY && y(1, 1) == INFINITY);
       CHECK(std::isnan(y(0, 2)) && std::isnan(y(1, 2)) && std::isnan(y(2, 2)));
@@ -136,9 +144,8 @@ TEST(same_bits_every_run_and_thread_count) {
       std::vector<char> first;
       for (int threads : {1, 2, 2, 3, 5}) {
         Threads scope(threads);
-        Scratch scratch(isa.table->gemm_scratch());
         TestMat y(t, 211, 333);
-        isa.table->gemm(y.mat(), a.mat(), false, b.mat(), true, 0, scratch.data());
+        multiply(isa, y, a, false, b, true, 0);
         if (first.empty()) first = y.bytes();
         CHECK(y.bytes() == first);
       }

@@ -116,21 +116,28 @@ class TestMat {
   std::vector<char> memory_;
 };
 
-/// Per-thread scratch, filled with NaN so that reads before writes show.
-class Scratch {
+/// Scratch that all threads share, filled with NaN so that reads before writes show.
+class SharedScratch {
  public:
-  explicit Scratch(size_t bytes_a_thread) {
-    size_t bytes = (bytes_a_thread * size_t(omp_get_max_threads()) + 63) / 64 * 64;
+  explicit SharedScratch(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
     data_ = std::aligned_alloc(64, bytes ? bytes : 64);
     std::memset(data_, 0xff, bytes);
   }
-  ~Scratch() { std::free(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
+  ~SharedScratch() { std::free(data_); }
+  SharedScratch(const SharedScratch&) = delete;
+  SharedScratch& operator=(const SharedScratch&) = delete;
   void* data() const { return data_; }
 
  private:
   void* data_;
+};
+
+/// The same with so many bytes for each thread.
+class Scratch : public SharedScratch {
+ public:
+  explicit Scratch(size_t bytes_a_thread)
+      : SharedScratch(bytes_a_thread * size_t(omp_get_max_threads())) {}
 };
 
 class Threads {

@@ -1,8 +1,12 @@
-// The portable matrix product: blocks of c, each summed by one thread over all of k in
-// order, from operands packed into that thread's scratch. Serves where oneDNN is absent
-// and as the tests' second opinion.
+// The matrix product: every thread packs a panel of a few columns of b into its own
+// scratch, where it stays in the second-level cache, and multiplies all rows of a with
+// it. a is read where it lies unless its type or order forbids that. Every element of c
+// is summed in the order of the depth, whatever the number of threads.
 #include <omp.h>
 
+#include <type_traits>
+
+#include "cpu/kernels/gemm_tile.h"
 #include "cpu/kernels/ops.h"
 #include "cpu/kernels/tile_pack.h"
 
@@ -10,11 +14,12 @@ namespace s2ft::S2FT_ISA {
 
 namespace {
 
-// A block's packed operands and sums stay in a second-level cache of 1 MiB.
-constexpr int kBlockRows = 192, kBlockCols = 256, kBlockDepth = 256;
-constexpr size_t kScratchFloats = size_t(kBlockRows) * kBlockCols +
-                                  size_t(kBlockRows) * kBlockDepth +
-                                  size_t(kBlockDepth) * kBlockCols;
+// A panel's depth in units: at most 288 KiB of an AVX-512 panel.
+constexpr int64_t kMostDepth = 1536;
+// Limits of shared scratch: packed rows of a, and sums that wait for the next block.
+constexpr int64_t kPackedRows = 1024, kWaitingSums = 1 << 20;
+// Packing a panel takes about as long as this many strips of rows take with it.
+constexpr int64_t kPackStrips = 1;
 
 struct Product {
   Mat c, a, b;
@@ -22,99 +27,222 @@ struct Product {
   int64_t depth;
 };
 
-/// Block sizes no larger than the scratch allows, small enough to feed every thread.
-struct Grid {
-  int64_t rows, cols, row_blocks, col_blocks;
+/// How a product is cut; depends on the shapes and the thread count only.
+struct Plan {
+  bool pack_a, wait;            // a is packed; sums wait in scratch
+  int64_t depth_units, depths;  // units of a block of the depth, number of blocks
+  int64_t rows, cols;           // of a block of c
+  size_t a_floats, wait_floats, panel_floats;
 };
 
-Grid make_grid(int64_t m, int64_t n, int threads) {
-  int64_t rows = ceil_div(m, ceil_div(m, kBlockRows));
-  rows = min_of(kBlockRows, ceil_div(rows, kTileRows) * kTileRows);
-  constexpr int kPanel = kTileVectors * kLanes;
-  int64_t cols = ceil_div(n, ceil_div(n, kBlockCols));
-  cols = min_of(kBlockCols, ceil_div(cols, kPanel) * kPanel);
-  while (threads > 1 && cols > kPanel &&
-         ceil_div(m, rows) * ceil_div(n, cols) < 3 * threads) {
-    cols = ceil_div(cols / 2, kPanel) * kPanel;
-  }
-  while (threads > 1 && rows > 8 * kTileRows &&
-         ceil_div(m, rows) * ceil_div(n, cols) < 3 * threads) {
-    rows = ceil_div(rows / 2, kTileRows) * kTileRows;
-  }
-  return {rows, cols, ceil_div(m, rows), ceil_div(n, cols)};
-}
-
-template <class T>
-S2FT_INLINE void write_block(const Product& p, const float* sums, int64_t ld, int64_t i0,
-                             int64_t j0, int64_t m, int64_t n) {
-  for (int64_t i = 0; i < m; ++i) {
-    T* to = p.c.as<T>() + (i0 + i) * p.c.ld + j0;
-    for (int64_t j = 0; j < n; j += kLanes) {
-      int lanes = int(min_of(kLanes, n - j));
-      vf x = load(sums + i * ld + j);
-      if (lanes == kLanes) {
-        store(to + j, p.add ? x + load(to + j) : x);
-      } else {
-        store(to + j, p.add ? x + load(to + j, lanes) : x, lanes);
-      }
-    }
-  }
+S2FT_INLINE int64_t even_share(int64_t n, int64_t most, int64_t multiple) {
+  return ceil_div(ceil_div(n, ceil_div(n, most)), multiple) * multiple;
 }
 
 template <class T, bool kDot>
-void block_product(const Product& p, int64_t i0, int64_t j0, int64_t m, int64_t n,
-                   float* scratch) {
-  float* sums = scratch;
-  float* left = sums + kBlockRows * kBlockCols;
-  float* right = left + kBlockRows * kBlockDepth;
-  // The block's own width, not the largest, so that thin blocks stay in the first cache.
-  int64_t width = ceil_div(n, kLanes) * kLanes;
-  const int64_t depth_elements = kDot ? 2 * kBlockDepth : kBlockDepth;
+Plan make_plan(const Product& p) {
+  constexpr int64_t kPanel = kGemmVectors * kLanes;
+  Plan plan{};
+  const int64_t all = units<kDot>(p.depth);
+  plan.depths = ceil_div(all, kMostDepth);
+  plan.depth_units = ceil_div(all, plan.depths);
+  plan.depths = ceil_div(all, plan.depth_units);
+  // Pairs lie in rows of whole, aligned units, and none reaches over the end of its row.
+  const bool whole_pairs = !kDot || (p.depth % 2 == 0 && p.a.ld % 2 == 0 &&
+                                     reinterpret_cast<uintptr_t>(p.a.data) % 4 == 0);
+  plan.pack_a = p.transpose_a || !whole_pairs || (sizeof(T) == 2 && !kDot);
+  plan.wait = plan.depths > 1 && p.c.dtype != DType::f32;
+  plan.rows = p.c.rows;
+  if ((plan.pack_a || plan.wait) && plan.rows > kPackedRows) {
+    plan.rows = even_share(plan.rows, kPackedRows, kGemmRows);
+  }
+  plan.cols = p.c.cols;
+  if (plan.wait) {
+    const int64_t most = max_of(kWaitingSums / plan.rows / kPanel, 1) * kPanel;
+    if (plan.cols > most) plan.cols = even_share(plan.cols, most, kPanel);
+    plan.wait_floats = size_t(plan.rows) * ceil_div(plan.cols, kLanes) * kLanes;
+  }
+  if (plan.pack_a) {
+    const int64_t width =
+        p.transpose_a ? plan.depth_units : round_up_to_lanes(plan.depth_units);
+    const int64_t rows = p.transpose_a ? round_up_to_lanes(plan.rows) : plan.rows;
+    plan.a_floats = size_t(rows) * width;
+  }
+  plan.panel_floats = size_t(plan.depth_units) * kPanel;
+  return plan;
+}
+
+/// A block of c against a block of the depth, and how it is cut into tasks: panels of
+/// columns times parts of the rows.
+struct Block {
+  int64_t i0, rows, j0, cols, k0, depth;  // k0 and depth in elements
+  bool first, last;                       // of the blocks of the depth
+  int64_t panels, vectors, parts;
+};
+
+/// Parts of the rows, so that the slowest thread is done soonest.
+int64_t row_parts(int64_t strips, int64_t panels, int threads) {
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t parts = 1; parts <= min_of(strips, 4 * threads); ++parts) {
+    const int64_t turns = ceil_div(panels * parts, threads);
+    const int64_t cost = turns * (ceil_div(strips, parts) + kPackStrips);
+    if (cost < least) best = parts, least = cost;
+  }
+  return best;
+}
+
+/// Rows of a, or parts of them, that one thread packs at a time.
+constexpr int64_t kPackChunk = 64;
+
+template <class T, bool kDot>
+void pack_a_block(const Product& p, const Block& block, float* packed, int64_t row,
+                  int64_t step) {
   const T* a = p.a.as<T>();
-  const T* b = p.b.as<T>();
-  for (int64_t k0 = 0; k0 < p.depth; k0 += depth_elements) {
-    int64_t k = min_of(depth_elements, p.depth - k0);
-    int64_t row, step;
+#pragma omp for schedule(static)
+  for (int64_t i = 0; i < block.rows; i += kPackChunk) {
+    const int64_t n = min_of(kPackChunk, block.rows - i), from = block.i0 + i;
     if (p.transpose_a) {
-      row = 1, step = kBlockRows;
-      pack_columns<T, kDot>(left, step, a + k0 * p.a.ld + i0, p.a.ld, k, m);
+      pack_columns<T, kDot>(packed + i, step, a + block.k0 * p.a.ld + from, p.a.ld,
+                            block.depth, n);
     } else {
-      row = kBlockDepth, step = 1;
-      pack_rows<T, kDot>(left, row, a + i0 * p.a.ld + k0, p.a.ld, m, k);
-    }
-    if (p.transpose_b) {
-      pack_transposed<T, kDot>(right, width, b + j0 * p.b.ld + k0, p.b.ld, n, k);
-    } else {
-      pack_columns<T, kDot>(right, width, b + k0 * p.b.ld + j0, p.b.ld, k, n);
-    }
-    for (int64_t j = 0; j < width; j += kTileVectors * kLanes) {
-      int vectors = int(min_of(kTileVectors, (width - j) / kLanes));
-      for (int64_t i = 0; i < m; i += kTileRows) {
-        strip_product<kDot>(int(min_of(kTileRows, m - i)), vectors, sums + i * width + j,
-                            width, k0 > 0, left + i * row, row, step, right + j, width,
-                            units<kDot>(k));
-      }
+      pack_rows<T, kDot>(packed + i * row, row, a + from * p.a.ld + block.k0, p.a.ld, n,
+                         block.depth);
     }
   }
-  if (p.c.dtype == DType::f32) {
-    write_block<float>(p, sums, width, i0, j0, m, n);
+}
+
+/// a as the tiles read it: unit (i, k) at data[i * row + k * step].
+struct Left {
+  const float* data;
+  int64_t row, step;
+};
+
+/// Columns of one panel, from the block's first.
+struct Panel {
+  int64_t begin, cols;
+  int vectors;
+};
+
+S2FT_INLINE Panel find_panel(const Block& block, int64_t number) {
+  const int64_t v0 = block.vectors * number / block.panels;
+  const int64_t v1 = block.vectors * (number + 1) / block.panels;
+  return {v0 * kLanes, min_of(v1 * kLanes, block.cols) - v0 * kLanes, int(v1 - v0)};
+}
+
+/// The part of b that the thread's next panel will be packed from: waiting for it then
+/// would take longer than packing it.
+template <class T>
+Ahead ahead_of(const Product& p, const Block& block, int64_t number) {
+  if (number >= block.panels) return {};
+  const Panel next = find_panel(block, number);
+  const int64_t stride = p.b.ld * int64_t(sizeof(T)), column = block.j0 + next.begin;
+  const auto at = [&](int64_t i, int64_t j) {
+    return reinterpret_cast<const char*>(p.b.as<T>() + i * p.b.ld + j);
+  };
+  if (p.transpose_b) {
+    // The processor itself foresees the long pieces that a divided depth leaves.
+    if (block.depth < p.depth) return {};
+    // Rows of a weight lie one behind the other.
+    return {at(column, block.k0), 2 * kLine, kLine,
+            ceil_div(next.cols * stride, 2 * kLine)};
+  }
+  return {at(block.k0, column), stride, next.cols * int64_t(sizeof(T)) - 1, block.depth};
+}
+
+template <class T, bool kDot>
+void run_task(const Product& p, const Plan& plan, const Block& block, const Left& left,
+              int64_t task, float* panel, float* waiting) {
+  const int64_t number = task / block.parts, part = task % block.parts;
+  const auto [j, cols, vectors] = find_panel(block, number);
+  const int64_t width = vectors * kLanes, column = block.j0 + j;
+  const T* b = p.b.as<T>();
+  if (p.transpose_b) {
+    pack_transposed<T, kDot>(panel, width, b + column * p.b.ld + block.k0, p.b.ld, cols,
+                             block.depth);
   } else {
-    write_block<bf16>(p, sums, width, i0, j0, m, n);
+    pack_columns<T, kDot>(panel, width, b + block.k0 * p.b.ld + column, p.b.ld,
+                          block.depth, cols);
+  }
+  const int64_t strips = ceil_div(block.rows, kGemmRows);
+  const int64_t i = strips * part / block.parts * kGemmRows;
+  const int64_t rows =
+      min_of(strips * (part + 1) / block.parts * kGemmRows, block.rows) - i;
+  const int64_t ld = round_up_to_lanes(plan.cols);
+  float* sums = waiting + i * ld + j;
+  const Ahead ahead = ahead_of<T>(p, block, number + omp_get_num_threads());
+  const int last = int(cols - (vectors - 1) * kLanes), panel_vectors = vectors;
+  const auto run = [&](auto* c, int64_t ldc, const float* before, bool add) {
+    using Out = std::remove_pointer_t<decltype(c)>;
+    gemm_panel<kDot>(rows, panel_vectors, TileTarget<Out>{c, ldc, before, ld, add, last},
+                     left.data + i * left.row, left.row, left.step, panel,
+                     units<kDot>(block.depth), ahead);
+  };
+  if (p.c.dtype == DType::f32) {
+    run(p.c.as<float>() + (block.i0 + i) * p.c.ld + column, p.c.ld, nullptr,
+        p.add || !block.first);
+  } else if (!block.last) {
+    run(sums, ld, nullptr, !block.first);
+  } else {
+    run(p.c.as<bf16>() + (block.i0 + i) * p.c.ld + column, p.c.ld,
+        block.first ? nullptr : sums, p.add);
+  }
+}
+
+/// One thread's share; all threads of the team call it together.
+template <class T, bool kDot>
+void work(const Product& p, const Plan& plan, float* packed, float* waiting,
+          float* panel) {
+  const int threads = omp_get_num_threads();
+  const int64_t depth = kDot ? 2 * plan.depth_units : plan.depth_units;
+  const int64_t row = round_up_to_lanes(plan.depth_units);
+  const int64_t step = round_up_to_lanes(plan.rows);
+  for (int64_t i0 = 0; i0 < p.c.rows; i0 += plan.rows) {
+    for (int64_t j0 = 0; j0 < p.c.cols; j0 += plan.cols) {
+      for (int64_t k0 = 0; k0 < p.depth; k0 += depth) {
+        Block block{};
+        block.i0 = i0, block.rows = min_of(plan.rows, p.c.rows - i0);
+        block.j0 = j0, block.cols = min_of(plan.cols, p.c.cols - j0);
+        block.k0 = k0, block.depth = min_of(depth, p.depth - k0);
+        block.first = k0 == 0;
+        block.last = k0 + depth >= p.depth;
+        block.vectors = ceil_div(block.cols, kLanes);
+        block.panels = ceil_div(block.vectors, kGemmVectors);
+        block.parts = row_parts(ceil_div(block.rows, kGemmRows), block.panels, threads);
+        Left left;
+        if (plan.pack_a) {
+          pack_a_block<T, kDot>(p, block, packed, row, step);
+          left = p.transpose_a ? Left{packed, 1, step} : Left{packed, row, 1};
+        } else {
+          left.data = reinterpret_cast<const float*>(p.a.as<T>() + i0 * p.a.ld + k0);
+          left.row = p.a.ld / (kDot ? 2 : 1);
+          left.step = 1;
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < block.panels * block.parts; ++task) {
+          run_task<T, kDot>(p, plan, block, left, task, panel, waiting);
+        }
+      }
+    }
   }
 }
 
 template <class T, bool kDot>
-void product(const Product& p, void* scratch) {
-  Grid grid = make_grid(p.c.rows, p.c.cols, omp_get_max_threads());
-  int64_t blocks = grid.row_blocks * grid.col_blocks;
-#pragma omp parallel for schedule(dynamic) if (blocks > 1)
-  for (int64_t block = 0; block < blocks; ++block) {
-    int64_t i0 = block % grid.row_blocks * grid.rows;
-    int64_t j0 = block / grid.row_blocks * grid.cols;
-    float* mine = static_cast<float*>(scratch) + omp_get_thread_num() * kScratchFloats;
-    block_product<T, kDot>(p, i0, j0, min_of(grid.rows, p.c.rows - i0),
-                           min_of(grid.cols, p.c.cols - j0), mine);
-  }
+void product(const Product& p, float* scratch) {
+  const Plan plan = make_plan<T, kDot>(p);
+  float* packed = scratch;
+  float* waiting = packed + round_up_to_lanes(int64_t(plan.a_floats));
+  float* panels = waiting + round_up_to_lanes(int64_t(plan.wait_floats));
+#pragma omp parallel
+  work<T, kDot>(p, plan, packed, waiting,
+                panels + size_t(omp_get_thread_num()) * plan.panel_floats);
+}
+
+template <class T, bool kDot>
+size_t scratch_bytes(const Product& p) {
+  const Plan plan = make_plan<T, kDot>(p);
+  return sizeof(float) * (size_t(round_up_to_lanes(int64_t(plan.a_floats))) +
+                          size_t(round_up_to_lanes(int64_t(plan.wait_floats))) +
+                          size_t(omp_get_max_threads()) * plan.panel_floats);
 }
 
 /// What remains of a product over nothing: c = 0, or c as it was.
@@ -126,23 +254,32 @@ void empty_product(const Product& p) {
   }
 }
 
+Product product_of(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta) {
+  return {c, a, b, transpose_a, transpose_b, beta != 0, transpose_a ? a.rows : a.cols};
+}
+
+bool empty(const Product& p) {
+  return p.c.rows == 0 || p.c.cols == 0 || p.depth == 0;
+}
+
 }  // namespace
 
-size_t gemm_scratch() {
-  return kScratchFloats * sizeof(float);
+size_t gemm_scratch(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b) {
+  const Product p = product_of(c, a, transpose_a, b, transpose_b, 0);
+  if (empty(p) || is_few_rows(c, transpose_a, transpose_b)) return 0;
+  return a.dtype == DType::f32 ? scratch_bytes<float, false>(p)
+                               : scratch_bytes<bf16, kDotBf16>(p);
 }
 
 void gemm(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
           void* scratch) {
-  Product p{c, a, b, transpose_a, transpose_b, beta != 0, transpose_a ? a.rows : a.cols};
+  const Product p = product_of(c, a, transpose_a, b, transpose_b, beta);
   if (c.rows == 0 || c.cols == 0) return;
   if (p.depth == 0) return empty_product(p);
-  if (a.dtype == DType::f32) return product<float, false>(p, scratch);
-#if defined(S2FT_DOT_BF16)
-  product<bf16, true>(p, scratch);
-#else
-  product<bf16, false>(p, scratch);
-#endif
+  if (is_few_rows(c, transpose_a, transpose_b)) return few_rows(c, a, b, p.add);
+  float* at = static_cast<float*>(scratch);
+  if (a.dtype == DType::f32) return product<float, false>(p, at);
+  product<bf16, kDotBf16>(p, at);
 }
 
 }  // namespace s2ft::S2FT_ISA

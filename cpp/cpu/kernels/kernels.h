@@ -38,10 +38,13 @@ struct Kernels {
   void (*dropout)(Mat y, Mat x, float p, uint64_t seed);
   void (*adamw)(const AdamW& update);
   double (*sum_of_squares)(Mat x, double* partial);  // one double a thread
-  // The portable product: c = op(a) op(b) + beta c, f32 or bf16 inputs, f32 sums.
-  size_t (*gemm_scratch)();  // bytes for each thread
+  // c = op(a) op(b) + beta c, f32 or bf16 inputs, f32 sums.
+  size_t (*gemm_scratch)(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b);
   void (*gemm)(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
                void* scratch);
+  // Multiply-adds between registers, by one thread; returns how many floating-point
+  // operations they were. `dot`: pairs of bf16, where the instruction set has them.
+  double (*register_products)(bool dot, int64_t rounds);
 };
 
 // One table an instruction set; the tables of sets this build lacks do not exist.

@@ -123,26 +123,13 @@ template <class T>
 S2FT_INLINE vf take(const T* p, SomeLanes some) {
   return load(p, some.n);
 }
-S2FT_INLINE void give(float* p, vf x, AllLanes) {
-  store(p, x);
+template <class T>
+S2FT_INLINE void give(T* p, vf x, AllLanes) {
+  store_result(p, x);
 }
-S2FT_INLINE void give(float* p, vf x, SomeLanes some) {
-  store(p, x, some.n);
-}
-// Activations and gradients: where an instruction rounds, it may flush subnormals.
-S2FT_INLINE void give(bf16* p, vf x, AllLanes) {
-#if defined(S2FT_DOT_BF16)
-  *reinterpret_cast<vh_unaligned*>(p) = narrow_fast(x);
-#else
-  store(p, x);
-#endif
-}
-S2FT_INLINE void give(bf16* p, vf x, SomeLanes some) {
-#if defined(S2FT_DOT_BF16)
-  _mm256_mask_storeu_epi16(p, __mmask16((1u << some.n) - 1), (__m256i)narrow_fast(x));
-#else
-  store(p, x, some.n);
-#endif
+template <class T>
+S2FT_INLINE void give(T* p, vf x, SomeLanes some) {
+  store_result(p, x, some.n);
 }
 
 /// f(j, lanes) over [begin, end) in vectors, the last one partial.

@@ -19,6 +19,9 @@ inline constexpr int kTileRows = 4, kTileVectors = 2;
 S2FT_INLINE int round_up(int n, int multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
+S2FT_INLINE int64_t round_up_to_lanes(int64_t n) {
+  return (n + kLanes - 1) / kLanes * kLanes;
+}
 S2FT_INLINE int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }

@@ -41,8 +41,13 @@ void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
                    float gradient_scale);
 // adamw.cpp
 void adamw(const AdamW& update);
+// peak.cpp
+double register_products(bool dot, int64_t rounds);
+// few_rows.cpp
+bool is_few_rows(Mat c, bool transpose_a, bool transpose_b);
+void few_rows(Mat c, Mat a, Mat b, bool add);
 // gemm.cpp
-size_t gemm_scratch();
+size_t gemm_scratch(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b);
 void gemm(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
           void* scratch);
 

@@ -219,6 +219,8 @@ S2FT_INLINE vf exp(vf x) {
 }
 
 #if defined(S2FT_DOT_BF16)
+inline constexpr bool kDotBf16 = true;
+
 /// acc + a0 b0 + a1 b1 in every lane, whose 32 bits are a pair of bf16.
 S2FT_INLINE vf dot_pairs(vf acc, vf a, vf b) {
   return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
@@ -227,6 +229,31 @@ S2FT_INLINE vf dot_pairs(vf acc, vf a, vf b) {
 S2FT_INLINE vh narrow_fast(vf x) {
   return (vh)_mm512_cvtneps_pbh((__m512)x);
 }
+#else
+inline constexpr bool kDotBf16 = false;
 #endif
+
+// -- results of sums -----------------------------------------------------------------
+/// As store; where an instruction rounds to bf16, it may flush subnormals.
+S2FT_INLINE void store_result(float* p, vf x) {
+  store(p, x);
+}
+S2FT_INLINE void store_result(float* p, vf x, int n) {
+  store(p, x, n);
+}
+S2FT_INLINE void store_result(bf16* p, vf x) {
+#if defined(S2FT_DOT_BF16)
+  *reinterpret_cast<vh_unaligned*>(p) = narrow_fast(x);
+#else
+  store(p, x);
+#endif
+}
+S2FT_INLINE void store_result(bf16* p, vf x, int n) {
+#if defined(S2FT_DOT_BF16)
+  _mm256_mask_storeu_epi16(p, __mmask16((1u << n) - 1), (__m256i)narrow_fast(x));
+#else
+  store(p, x, n);
+#endif
+}
 
 }  // namespace s2ft::S2FT_ISA

@@ -29,6 +29,7 @@ const Kernels& kernels() {
       sum_of_squares,
       gemm_scratch,
       gemm,
+      register_products,
   };
   return table;
 }

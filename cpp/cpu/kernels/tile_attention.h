@@ -82,10 +82,4 @@ S2FT_INLINE void clear(float* x, int64_t n) {
   std::memset(x, 0, size_t(n) * sizeof(float));
 }
 
-#if defined(S2FT_DOT_BF16)
-inline constexpr bool kDotBf16 = true;
-#else
-inline constexpr bool kDotBf16 = false;
-#endif
-
 }  // namespace s2ft::S2FT_ISA

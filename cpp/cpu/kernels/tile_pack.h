@@ -33,6 +33,15 @@ S2FT_INLINE vf load_units(const T* row, int64_t begin, int64_t cols) {
   return left <= 0 ? vf{} : load(row + begin, int(left));
 }
 
+/// The same where all of them exist.
+template <class T, bool kDot>
+S2FT_INLINE vf load_all_units(const T* row, int64_t begin) {
+#if defined(S2FT_DOT_BF16)
+  if constexpr (kDot) return (vf)_mm512_loadu_si512(row + 2 * begin);
+#endif
+  return load(row + begin);
+}
+
 /// y (n, units of cols): unit (i, k) is x (i, k); the summed dimension runs along rows.
 template <class T, bool kDot>
 S2FT_INLINE void pack_rows(float* y, int64_t ldy, const T* x, int64_t ldx, int64_t n,
@@ -47,6 +56,17 @@ S2FT_INLINE void pack_rows(float* y, int64_t ldy, const T* x, int64_t ldx, int64
   }
 }
 
+#if defined(S2FT_DOT_BF16)
+/// The pairs (x[j], y[j]) of kLanes columns.
+S2FT_INLINE vf interleave(const bf16* x, const bf16* y) {
+  const __m512i pair = _mm512_inserti64x4(
+      _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))),
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(y)), 1);
+  const vi order = (kIota + 16) << 16 | kIota;
+  return (vf)_mm512_maskz_permutexvar_epi16(~__mmask32(0), (__m512i)order, pair);
+}
+#endif
+
 /// y (units of n, cols): unit (k, j) is x (k, j); the summed dimension runs down columns.
 template <class T, bool kDot>
 S2FT_INLINE void pack_columns(float* y, int64_t ldy, const T* x, int64_t ldx, int64_t n,
@@ -60,6 +80,10 @@ S2FT_INLINE void pack_columns(float* y, int64_t ldy, const T* x, int64_t ldx, in
         const bf16* from = x + i * ldx + j;
         __builtin_prefetch(ahead + j);
         __builtin_prefetch(ahead + (i + kRowsAhead + 1 < n ? ldx : 0) + j);
+        if (lanes == kLanes && i + 1 < n) {
+          store(y + i / 2 * ldy + j, interleave(from, from + ldx));
+          continue;
+        }
         // A widened bf16 has its bits in the upper half: the pair's second element.
         vu first = bits(load(from, lanes)) >> 16;
         vu second = i + 1 < n ? bits(load(from + ldx, lanes)) : vu{};
@@ -101,7 +125,12 @@ S2FT_INLINE void pack_transposed(float* y, int64_t ldy, const T* x, int64_t ldx,
         __builtin_prefetch(x + min_of(j + kLanes + i, n - 1) * ldx + (kDot ? 2 * k : k));
       }
       vf block[kLanes];
-      if (n - j >= kLanes) {
+      if (n - j >= kLanes && k + kLanes <= cols / (kDot ? 2 : 1)) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          block[i] = load_all_units<T, kDot>(x + (j + i) * ldx, k);
+        }
+      } else if (n - j >= kLanes) {
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) {
           block[i] = load_units<T, kDot>(x + (j + i) * ldx, k, cols);
