@@ -1,8 +1,9 @@
 // One benchmark case in a process of its own: reads its description from the first argument,
 // times training steps, prints one JSON line.
-import { full, lora, type Method, Model, s2ft, Trainer } from '../index.js'
+import { Model, Trainer } from '../index.js'
 import { devices } from '../model/devices.js'
 import { native } from '../native/load.js'
+import { methodOf } from './method.js'
 import type { BenchMethod } from './operations.js'
 
 /** What a child process is asked to measure. */
@@ -11,6 +12,8 @@ export interface CaseSpec {
   method: BenchMethod
   dtype: 'bf16' | 'f32'
   device: 'cpu' | 'cuda' | 'auto'
+  /** Default 'auto'. */
+  arithmetic?: 'auto' | 'native' | 'widen'
   batch: number
   sequence: number
   warmup: number
@@ -22,7 +25,7 @@ export interface CaseSpec {
   intermediate: number
 }
 
-/** What it answers; peer.py prints the same, without `peakGflops`. */
+/** What it answers; bench/peer/train.py prints the same, without peaks of arithmetic. */
 export interface CaseResult {
   /** Of every timed step. */
   seconds: number[]
@@ -31,20 +34,16 @@ export interface CaseResult {
   peakBytes: number | null
   /** Peak of the arithmetic used, measured in the same process. */
   peakGflops?: number
+  /** The same for f32, whatever the case's element type. */
+  peakGflopsF32?: number
   device: string
   threads: number
+  /** Of the first step: that of the untrained model. */
+  lossFirst?: number
+  /** Of the last step. */
   loss: number
-}
-
-function methodOf(spec: CaseSpec): Method {
-  if (spec.method === 'full') return full()
-  if (spec.method === 's2ft') {
-    const share = Math.min(1, spec.channels / spec.intermediate)
-    return s2ft({ ratios: { gate: share, up: share, down: share }, seed: 0 })
-  }
-  const ffn = ['gate_proj', 'up_proj', 'down_proj']
-  const targetModules = spec.method === 'lora3' ? ffn : 'all-linear'
-  return lora({ r: spec.rank, alpha: 2 * spec.rank, targetModules })
+  /** Peers only: graphs that were compiled while the clock ran. */
+  compilations?: number
 }
 
 function randomTokens(count: number, vocabulary: number, seed: number): Int32Array {
@@ -56,8 +55,8 @@ function randomTokens(count: number, vocabulary: number, seed: number): Int32Arr
 }
 
 async function measure(spec: CaseSpec): Promise<CaseResult> {
-  const { device, dtype, threads, batch, sequence } = spec
-  await using model = await Model.load(spec.model, { device, dtype, threads })
+  const { device, dtype, threads, batch, sequence, arithmetic = 'auto' } = spec
+  await using model = await Model.load(spec.model, { device, dtype, threads, arithmetic })
   await using trainer = new Trainer(model, {
     method: methodOf(spec),
     learningRate: 1e-4,
@@ -74,10 +73,10 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
   ;(globalThis as { gc?: () => void }).gc?.()
   native().resetPeakMemory()
   const seconds: number[] = []
-  let loss = Number.NaN
+  const losses: number[] = []
   for (let i = 0; i < spec.warmup + spec.steps; i++) {
     const start = performance.now()
-    loss = (await trainer.step(data[i % 2]!)).loss
+    losses.push((await trainer.step(data[i % 2]!)).loss)
     if (i >= spec.warmup) seconds.push((performance.now() - start) / 1000)
   }
   const peakBytes = native().peakMemory() || null
@@ -89,9 +88,11 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
     trainable,
     peakBytes,
     peakGflops: dtype === 'f32' ? used.peakGflopsF32 : used.peakGflops,
+    peakGflopsF32: used.peakGflopsF32,
     device: used.kind,
     threads: used.threads,
-    loss,
+    lossFirst: losses[0]!,
+    loss: losses.at(-1)!,
   }
 }
 

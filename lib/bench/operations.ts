@@ -1,8 +1,10 @@
 // Counts the operations of one training step, so that speeds can be read as a share of peak.
 import { linearShapes, type ShapeConfig } from './shapes.js'
 
+/** Methods that this engine trains in benchmarks. */
 export const benchMethods = ['s2ft', 'lora3', 'lora7', 'full'] as const
-export type BenchMethod = (typeof benchMethods)[number]
+/** Methods whose operations are counted; dora3 is trained by the peers only. */
+export type BenchMethod = (typeof benchMethods)[number] | 'dora3'
 
 const ffn = ['gate', 'up', 'down']
 
@@ -50,6 +52,8 @@ export function stepOperations(
     const [a, b] = linear[name]!
     if (method === 's2ft') extra += product(options.channels, config.hidden_size)
     else extra += 3 * product(options.rank, a + b)
+    // DoRA's norm of W + BA, taken anew in every step; its gradient is held constant.
+    if (method === 'dora3') extra += 2 * options.rank * a * b
   }
   return forward + backward + layers * extra
 }

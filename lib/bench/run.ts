@@ -1,108 +1,93 @@
 // Runs benchmark cases: a fresh child process each, in rounds that alternate their order, so
 // that drift of the machine falls on all of them alike.
-import { spawn } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { S2FTError } from '../errors.js'
-import { packageRoot } from '../native/load.js'
 import type { CaseResult, CaseSpec } from './case.js'
+import { type Peer, type PlannedPeer, peerCommand, peerWarmup } from './peers.js'
+import { type Command, runProcess } from './process.js'
 
-/** A case and who runs it: this engine, or PyTorch's through bench/peer.py. */
-export interface Case {
+/** A case and who runs it: this engine, or PyTorch's through bench/peer. */
+export interface Case<S extends { threads: number } = CaseSpec> {
+  /** The method as it is reported: `s2ft`, `peft-lora7`. */
   name: string
-  spec: CaseSpec
-  peer?: { python: string; compile: boolean }
+  spec: S
+  /** Which pair of scripts measures it; default 'train'. */
+  script?: 'train' | 'real'
+  peer?: Peer
 }
 
-/** CPUs this process may run on. */
-function allowedCpus(): number[] {
-  try {
-    const status = readFileSync('/proc/self/status', 'utf8')
-    const ranges = status.match(/^Cpus_allowed_list:\s*(\S+)/m)![1]!
-    return ranges.split(',').flatMap((range) => {
-      const [first = 0, last = first] = range.split('-').map(Number)
-      return Array.from({ length: last - first + 1 }, (_, i) => first + i)
-    })
-  } catch {
-    return Array.from({ length: availableParallelism() }, (_, i) => i)
-  }
+/** The case of a peer; compiled code is kept in `cache` for the case's later rounds. */
+export function peerCase<S extends { threads: number; warmup: number }>(
+  planned: PlannedPeer,
+  spec: S,
+  cache: string,
+): Case<S> {
+  const { name, python, variant } = planned
+  const warmup = peerWarmup(variant, spec.warmup)
+  return { name, spec: { ...spec, warmup }, peer: { python, variant, cache } }
 }
 
-function commandOf(item: Case): { file: string; args: string[]; env: NodeJS.ProcessEnv } {
-  const { spec, peer } = item
-  if (!peer) {
-    const script = join(dirname(fileURLToPath(import.meta.url)), 'case.js')
-    return {
-      file: process.execPath,
-      args: ['--expose-gc', script, JSON.stringify(spec)],
-      env: process.env,
-    }
+/** Our side of the scripts; the peers' have the same names in bench/peer. */
+const ourScripts = { train: 'case.js', real: 'real-case.js' }
+
+type AnyCase = Case<{ threads: number; dtype?: string; batch?: number }>
+
+/** `peft-lora7 bf16 tuned, batch 8`: a case among its fellows, for people. */
+export function caseLabel({ name, spec, peer }: AnyCase): string {
+  const words = [name, spec.dtype, peer?.variant].filter((word) => word !== undefined)
+  return spec.batch === undefined ? words.join(' ') : `${words.join(' ')}, batch ${spec.batch}`
+}
+
+function commandOf({ spec, peer, script = 'train' }: AnyCase): Command {
+  if (peer) return peerCommand(script, spec, peer)
+  const path = join(dirname(fileURLToPath(import.meta.url)), ourScripts[script])
+  return {
+    file: process.execPath,
+    args: ['--expose-gc', path, JSON.stringify(spec)],
+    env: process.env,
   }
-  const script = join(packageRoot, 'bench', 'peer.py')
-  if (!existsSync(script)) {
-    throw new S2FTError('IO', `expected the peer's script at ${script}: run from a source checkout`)
-  }
-  const cpus = allowedCpus()
-  const threads = spec.threads || cpus.length
-  const pinned = cpus.slice(0, threads).map((cpu) => `{${cpu}}`)
-  const env = {
-    ...process.env,
-    OMP_NUM_THREADS: `${threads}`,
-    MKL_NUM_THREADS: `${threads}`,
-    ...(pinned.length === threads && { OMP_PROC_BIND: 'true', OMP_PLACES: pinned.join(',') }),
-    HF_HUB_OFFLINE: '1',
-    TOKENIZERS_PARALLELISM: 'false',
-  }
-  const options = { ...spec, threads, compile: peer.compile }
-  return { file: peer.python, args: [script, JSON.stringify(options)], env }
 }
 
 /**
  * Measures one case in a child process.
  * @throws S2FTError INTERNAL with the end of the child's stderr when it fails
  */
-export async function runCase(item: Case, signal?: AbortSignal): Promise<CaseResult> {
-  const { file, args, env } = commandOf(item)
-  const child = spawn(file, args, {
-    env,
-    stdio: ['ignore', 'pipe', 'pipe'],
-    ...(signal && { signal }),
-  })
-  let out = ''
-  let errors = ''
-  child.stdout.on('data', (data: Buffer) => (out += data))
-  child.stderr.on('data', (data: Buffer) => (errors = (errors + data).slice(-4000)))
-  const status = await new Promise<string | number>((resolve, reject) => {
-    child.on('error', (cause) => {
-      const code = cause.name === 'AbortError' ? 'CANCELLED' : 'IO'
-      reject(new S2FTError(code, `${item.name}: ${file}: ${cause.message}`, { cause }))
-    })
-    child.on('close', (code, killed) => resolve(code ?? killed ?? 'unknown'))
-  })
-  if (status !== 0) {
-    const why = errors.trim().split('\n').slice(-12).join(' | ')
-    throw new S2FTError('INTERNAL', `case ${item.name} ended with status ${status}: ${why}`)
-  }
-  return JSON.parse(out.trim().split('\n').at(-1)!) as CaseResult
+export async function runCase<R = CaseResult>(item: AnyCase, signal?: AbortSignal): Promise<R> {
+  return (await runProcess(caseLabel(item), commandOf(item), signal)) as R
 }
 
-/** All cases, `rounds` times, every second round in reverse order; results by case and round. */
-export async function runRounds(
-  cases: readonly Case[],
+/**
+ * All cases, `rounds` times, every second round in reverse order; results by case and round.
+ * With `onFailure` a case that fails is told of and left out from then on, its results are
+ * empty, and the others go on; without, the first failure ends the run.
+ */
+export async function runRounds<C extends AnyCase = Case, R = CaseResult>(
+  cases: readonly C[],
   rounds: number,
-  onResult: (item: Case, round: number, result: CaseResult) => void,
+  onResult: (item: C, round: number, result: R) => void,
   signal?: AbortSignal,
-): Promise<CaseResult[][]> {
-  const results: CaseResult[][] = cases.map(() => [])
+  onFailure?: (item: C, error: S2FTError) => void,
+): Promise<R[][]> {
+  const results: R[][] = cases.map(() => [])
+  const failed = new Set<number>()
   for (let round = 0; round < rounds; round++) {
     const order = [...cases.keys()]
     if (round % 2 === 1) order.reverse()
     for (const i of order) {
-      const result = await runCase(cases[i]!, signal)
-      results[i]!.push(result)
-      onResult(cases[i]!, round, result)
+      if (failed.has(i)) continue
+      const item = cases[i]!
+      try {
+        const result = await runCase<R>(item, signal)
+        results[i]!.push(result)
+        onResult(item, round, result)
+      } catch (error) {
+        const known = error instanceof S2FTError && error.code !== 'CANCELLED'
+        if (!known || !onFailure) throw error
+        failed.add(i)
+        results[i] = []
+        onFailure(item, error)
+      }
     }
   }
   return results

@@ -1,16 +1,33 @@
 // Turns timed steps into the figures a case is reported by.
 import type { CaseResult } from './case.js'
+import type { PeerVariant } from './peers.js'
 import type { Case } from './run.js'
 
-/** One line of `s2ft bench train --json`. */
-export interface CaseSummary {
-  type: 'case'
+/** What tells a case from the others of its run. */
+export interface CaseIdentity {
   method: string
-  model: string
   dtype: string
+  /** null for this engine. */
+  variant: PeerVariant | null
+  /** Samples in a step. */
+  batch: number
+}
+
+export function identityOf(item: {
+  name: string
+  spec: { dtype: string; batch: number }
+  peer?: { variant: PeerVariant }
+}): CaseIdentity {
+  const { dtype, batch } = item.spec
+  return { method: item.name, dtype, variant: item.peer?.variant ?? null, batch }
+}
+
+/** One line of `s2ft bench train --json`. */
+export interface CaseSummary extends CaseIdentity {
+  type: 'case'
+  model: string
   device: string
   threads: number
-  batch: number
   sequence: number
   trainable: number
   /** Median over all timed steps of all rounds; prompts and padding do not exist here. */
@@ -38,6 +55,12 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
+/** Most bytes over all rounds; null where a round could not tell. */
+export function largestPeak(results: readonly CaseResult[]): number | null {
+  const bytes = results.map((r) => r.peakBytes)
+  return bytes.includes(null) ? null : Math.max(...(bytes as number[]))
+}
+
 /** Pools a case's rounds. `peakGflops` is the whole run's, so that shares compare. */
 export function summarise(
   item: Case,
@@ -46,24 +69,21 @@ export function summarise(
   gflop: number,
   peakGflops: number | undefined,
 ): CaseSummary {
-  const { batch, sequence, dtype } = item.spec
+  const { batch, sequence } = item.spec
   const seconds = results.flatMap((r) => r.seconds)
   const tokens = batch * sequence
   const typical = median(seconds)
-  const bytes = results.map((r) => r.peakBytes)
   return {
     type: 'case',
-    method: item.name,
+    ...identityOf(item),
     model,
-    dtype,
     device: results[0]!.device,
     threads: results[0]!.threads,
-    batch,
     sequence,
     trainable: results[0]!.trainable,
     tokensPerSecond: tokens / typical,
     tokensPerSecondRange: [tokens / Math.max(...seconds), tokens / Math.min(...seconds)],
-    peakBytes: bytes.includes(null) ? null : Math.max(...(bytes as number[])),
+    peakBytes: largestPeak(results),
     gflop,
     shareOfPeak: peakGflops ? gflop / typical / peakGflops : null,
     peakGflops: peakGflops ?? null,
@@ -73,10 +93,10 @@ export function summarise(
 }
 
 /** `of(a) / of(b)` round by round, so that what both share with the machine cancels. */
-export function ratio(
-  a: readonly CaseResult[],
-  b: readonly CaseResult[],
-  of: (result: CaseResult) => number,
+export function ratio<R extends CaseResult>(
+  a: readonly R[],
+  b: readonly R[],
+  of: (result: R) => number,
 ): Ratio {
   const values = a.map((result, round) => of(result) / of(b[round]!))
   return { median: median(values), range: [Math.min(...values), Math.max(...values)] }

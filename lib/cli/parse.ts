@@ -57,6 +57,16 @@ export function list(text: string): string[] {
   return words
 }
 
+/** A reader of `a,b,c`, each read by `read`; a value given twice counts once. */
+export function listOf<T>(read: (text: string) => T): (text: string) => T[] {
+  return (text) => [...new Set(list(text).map(read))]
+}
+
+/** A reader of `a,b,c`, each out of a list of words; a word given twice counts once. */
+export function manyOf<T extends string>(...choices: T[]): (text: string) => T[] {
+  return listOf(oneOf(...choices))
+}
+
 /** Gathers an option that may be given several times. */
 export function collect(text: string, before: string[] | undefined): string[] {
   return [...(before ?? []), text]

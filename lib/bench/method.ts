@@ -1,0 +1,23 @@
+// The method that a benchmark case trains, with the options that make methods comparable.
+import { full, lora, type Method, s2ft } from '../index.js'
+import type { BenchMethod } from './operations.js'
+
+export interface MethodSpec {
+  method: BenchMethod
+  /** LoRA's rank; its alpha is twice that. */
+  rank: number
+  /** Channels of gate, up and down that S²FT trains. */
+  channels: number
+  intermediate: number
+}
+
+export function methodOf(spec: MethodSpec): Method {
+  if (spec.method === 'full') return full()
+  if (spec.method === 's2ft') {
+    const share = Math.min(1, spec.channels / spec.intermediate)
+    return s2ft({ ratios: { gate: share, up: share, down: share }, seed: 0 })
+  }
+  const ffn = ['gate_proj', 'up_proj', 'down_proj']
+  const targetModules = spec.method === 'lora3' ? ffn : 'all-linear'
+  return lora({ r: spec.rank, alpha: 2 * spec.rank, targetModules })
+}
