@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { S2FTError } from '../errors.js'
 import { packageRoot } from '../native/load.js'
 import type { BenchMethod } from './operations.js'
-import { type Command, runProcess } from './process.js'
+import { type ChildCommand, runChild } from './process.js'
 
 /** `eager`: as it comes. `tuned`: compiled, and with freed memory kept by malloc. */
 export const peerVariants = ['eager', 'tuned'] as const
@@ -66,7 +66,7 @@ export function peerWarmup(variant: PeerVariant, asked: number): number {
 }
 
 /** The process that measures `spec` in bench/peer/`script`.py. Pins PyTorch's threads. */
-export function peerCommand(script: string, spec: { threads: number }, peer: Peer): Command {
+export function peerCommand(script: string, spec: { threads: number }, peer: Peer): ChildCommand {
   const cpus = allowedCpus()
   const threads = spec.threads || cpus.length
   const pinned = cpus.slice(0, threads).map((cpu) => `{${cpu}}`)
@@ -111,5 +111,5 @@ export async function peerVersions(python: string, signal?: AbortSignal): Promis
     "**{name: version(name) for name in ('torch', 'transformers', 'peft')}}))"
   const name = '--python: expected a Python with torch, transformers and peft'
   const command = { file: python, args: ['-c', code], env: process.env }
-  return (await runProcess(name, command, signal)) as PeerVersions
+  return runChild<PeerVersions>(name, command, signal)
 }

@@ -1,11 +1,24 @@
 // Runs one benchmark case in a process of its own and reads the JSON line it ends with.
 import { spawn } from 'node:child_process'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { S2FTError } from '../errors.js'
 
-export interface Command {
+/** A child process to start. */
+export interface ChildCommand {
   file: string
   args: string[]
   env: NodeJS.ProcessEnv
+}
+
+/** The command that runs a script of this folder in a process of its own. */
+export function ownScript(name: string, spec: object): ChildCommand {
+  const script = join(dirname(fileURLToPath(import.meta.url)), name)
+  return {
+    file: process.execPath,
+    args: ['--expose-gc', script, JSON.stringify(spec)],
+    env: process.env,
+  }
 }
 
 /**
@@ -13,11 +26,11 @@ export interface Command {
  * @throws S2FTError INTERNAL with the end of the child's stderr when it fails, IO when it cannot
  * be started, CANCELLED
  */
-export async function runProcess(
+export async function runChild<T>(
   name: string,
-  { file, args, env }: Command,
+  { file, args, env }: ChildCommand,
   signal?: AbortSignal,
-): Promise<unknown> {
+): Promise<T> {
   const child = spawn(file, args, {
     env,
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -40,7 +53,7 @@ export async function runProcess(
   }
   const last = out.trim().split('\n').at(-1)!
   try {
-    return JSON.parse(last)
+    return JSON.parse(last) as T
   } catch (cause) {
     const message = `case ${name}: expected a JSON line at its end, found '${last.slice(0, 200)}': ${why()}`
     throw new S2FTError('INTERNAL', message, { cause })

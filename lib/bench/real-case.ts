@@ -27,6 +27,7 @@ export interface RealSpec extends MethodSpec {
 /** What it answers. `seconds` are those of steps of different lengths. */
 export interface RealResult extends CaseResult {
   lossFirst: number
+  loss: number
   /** Rows computed in the timed steps, with what is padding. */
   positions: number
 }

@@ -12,33 +12,33 @@ export interface RealSample {
   labels: number[]
 }
 
+/** Rows read for each sample that is wanted, and some more: a few may have nothing to learn. */
+const ROWS_A_SAMPLE = 2
+const MORE_ROWS = 100
+
 /**
  * The first `count` usable rows of a data file, encoded as `s2ft train` does, in the order in
  * which a trainer with `batchSize` visits them in its first epoch.
- * @throws S2FTError INVALID_DATA when the file has fewer
+ * @throws S2FTError INVALID_DATA when the beginning of the file has fewer
  */
 export async function realSamples(
   directory: string,
   file: string,
   count: number,
-  options: { batchSize: number; maxLength: number },
+  { batchSize, maxLength }: { batchSize: number; maxLength: number },
 ): Promise<EncodedSample[]> {
-  const dataset = await loadDataset(file)
+  const dataset = await loadDataset(file, { limit: ROWS_A_SAMPLE * count + MORE_ROWS })
   const tokenizer = await Tokenizer.load(directory)
-  // Rows that are dropped for having nothing to learn are made up for by the rows behind them.
-  for (let rows = count; ; rows *= 2) {
-    const some = { ...dataset, rows: dataset.rows.slice(0, rows) }
-    const { maxLength, batchSize } = options
-    const { samples } = await encodeDataset(some, tokenizer, { maxLength })
-    if (samples.length >= count) {
-      const batches = packBatches(samples.slice(0, count), { batchSize })
-      return batches.flatMap((batch) => batch.samples)
-    }
-    if (rows >= dataset.rows.length) {
-      const message = `${file}: expected at least ${count} usable samples, found ${samples.length}: lower --steps or --batch`
-      throw new S2FTError('INVALID_DATA', message)
-    }
+  const { samples } = await encodeDataset(dataset, tokenizer, { maxLength })
+  if (samples.length < count) {
+    throw new S2FTError(
+      'INVALID_DATA',
+      `${file}: expected at least ${count} usable samples, found ${samples.length} in the ` +
+        `first ${dataset.rows.length} rows: lower --steps, --warmup or --batch`,
+    )
   }
+  const batches = packBatches(samples.slice(0, count), { batchSize })
+  return batches.flatMap((batch) => batch.samples)
 }
 
 /** Writes what `real-case.ts` and `bench/peer/real.py` read. */

@@ -1,11 +1,11 @@
 // Runs benchmark cases: a fresh child process each, in rounds that alternate their order, so
 // that drift of the machine falls on all of them alike.
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { S2FTError } from '../errors.js'
 import type { CaseResult, CaseSpec } from './case.js'
 import { type Peer, type PlannedPeer, peerCommand, peerWarmup } from './peers.js'
-import { type Command, runProcess } from './process.js'
+import { type ChildCommand, ownScript, runChild } from './process.js'
+
+export { ownScript, runChild } from './process.js'
 
 /** A case and who runs it: this engine, or PyTorch's through bench/peer. */
 export interface Case<S extends { threads: number } = CaseSpec> {
@@ -39,46 +39,48 @@ export function caseLabel({ name, spec, peer }: AnyCase): string {
   return spec.batch === undefined ? words.join(' ') : `${words.join(' ')}, batch ${spec.batch}`
 }
 
-function commandOf({ spec, peer, script = 'train' }: AnyCase): Command {
-  if (peer) return peerCommand(script, spec, peer)
-  const path = join(dirname(fileURLToPath(import.meta.url)), ourScripts[script])
-  return {
-    file: process.execPath,
-    args: ['--expose-gc', path, JSON.stringify(spec)],
-    env: process.env,
-  }
+function commandOf({ spec, peer, script = 'train' }: AnyCase): ChildCommand {
+  return peer ? peerCommand(script, spec, peer) : ownScript(ourScripts[script], spec)
 }
 
-/**
- * Measures one case in a child process.
- * @throws S2FTError INTERNAL with the end of the child's stderr when it fails
- */
-export async function runCase<R = CaseResult>(item: AnyCase, signal?: AbortSignal): Promise<R> {
-  return (await runProcess(caseLabel(item), commandOf(item), signal)) as R
+/** Measures one case in a child process. Throws as runChild. */
+export function runCase<R = CaseResult>(item: AnyCase, signal?: AbortSignal): Promise<R> {
+  return runChild<R>(caseLabel(item), commandOf(item), signal)
 }
 
-/**
- * All cases, `rounds` times, every second round in reverse order; results by case and round.
- * With `onFailure` a case that fails is told of and left out from then on, its results are
- * empty, and the others go on; without, the first failure ends the run.
- */
-export async function runRounds<C extends AnyCase = Case, R = CaseResult>(
+/** All cases, `rounds` times, every second round in reverse order; results by case and round. */
+export function runRounds<C extends AnyCase = Case, R = CaseResult>(
   cases: readonly C[],
   rounds: number,
   onResult: (item: C, round: number, result: R) => void,
   signal?: AbortSignal,
   onFailure?: (item: C, error: S2FTError) => void,
 ): Promise<R[][]> {
-  const results: R[][] = cases.map(() => [])
+  return inRounds(cases, rounds, (item) => runCase<R>(item, signal), onResult, onFailure)
+}
+
+/**
+ * As runRounds, for whatever `run` measures. With `onFailure` an item that fails is told of and
+ * left out from then on, its results are empty, and the others go on; without, the first failure
+ * ends the run. A cancelled one always does.
+ */
+export async function inRounds<T, R>(
+  items: readonly T[],
+  rounds: number,
+  run: (item: T) => Promise<R>,
+  onResult: (item: T, round: number, result: R) => void,
+  onFailure?: (item: T, error: S2FTError) => void,
+): Promise<R[][]> {
+  const results: R[][] = items.map(() => [])
   const failed = new Set<number>()
   for (let round = 0; round < rounds; round++) {
-    const order = [...cases.keys()]
+    const order = [...items.keys()]
     if (round % 2 === 1) order.reverse()
     for (const i of order) {
       if (failed.has(i)) continue
-      const item = cases[i]!
+      const item = items[i]!
       try {
-        const result = await runCase<R>(item, signal)
+        const result = await run(item)
         results[i]!.push(result)
         onResult(item, round, result)
       } catch (error) {

@@ -39,6 +39,9 @@ export interface CaseSummary extends CaseIdentity {
   /** gflop / median seconds / measured peak; null without a measured peak. */
   shareOfPeak: number | null
   peakGflops: number | null
+  /** Of the untrained model; null where it is not known. */
+  lossFirst: number | null
+  lossLast: number | null
   rounds: number
   steps: number
 }
@@ -87,6 +90,8 @@ export function summarise(
     gflop,
     shareOfPeak: peakGflops ? gflop / typical / peakGflops : null,
     peakGflops: peakGflops ?? null,
+    lossFirst: results[0]!.lossFirst ?? null,
+    lossLast: results[0]!.loss,
     rounds: results.length,
     steps: seconds.length,
   }

@@ -11,7 +11,7 @@ import {
 } from '../bench/peers.js'
 import { valued } from './common.js'
 import { usage } from './output.js'
-import { integer, manyOf } from './parse.js'
+import { integer, listOf } from './parse.js'
 
 export type BenchDtype = CaseSpec['dtype']
 
@@ -41,7 +41,7 @@ export function addMethodOptions(
       valued(
         '--methods <list>',
         's2ft, lora3 (feed-forward modules), lora7 (all linear modules), full',
-        manyOf(...benchMethods),
+        listOf(...benchMethods),
       ).default(defaults.methods, defaults.methods.join(',')),
     )
     .addOption(valued('--rounds <n>', 'processes a case', integer({ min: 1 }), defaults.rounds))
@@ -63,18 +63,18 @@ export function addPeerOptions(command: Command, defaultMethods: string): Comman
       valued(
         '--peers <list>',
         'eager (as they come), tuned (torch.compile and kept memory) (default: eager)',
-        manyOf(...peerVariants),
+        listOf(...peerVariants),
       ),
     )
     .addOption(
       valued(
         '--peer-methods <list>',
         `${peerNames.join(', ')} (default: ${defaultMethods})`,
-        manyOf(...peerNames),
+        listOf(...peerNames),
       ),
     )
     .addOption(
-      valued('--peer-dtypes <list>', 'bf16, f32 (default: that of --dtype)', manyOf('bf16', 'f32')),
+      valued('--peer-dtypes <list>', 'bf16, f32 (default: that of --dtype)', listOf('bf16', 'f32')),
     )
 }
 

@@ -40,6 +40,12 @@ export function integer(range: Range = {}): (text: string) => number {
   }
 }
 
+/** A reader of whole numbers within a range, separated by commas, each kept once. */
+export function integers(range: Range = {}): (text: string) => number[] {
+  const read = integer(range)
+  return (text) => [...new Set(list(text).map(read))]
+}
+
 /** A reader of one word out of a list. */
 export function oneOf<T extends string>(...choices: T[]): (text: string) => T {
   return (text) => {
@@ -57,14 +63,10 @@ export function list(text: string): string[] {
   return words
 }
 
-/** A reader of `a,b,c`, each read by `read`; a value given twice counts once. */
-export function listOf<T>(read: (text: string) => T): (text: string) => T[] {
+/** A reader of words out of a list, separated by commas, each kept once. */
+export function listOf<T extends string>(...choices: T[]): (text: string) => T[] {
+  const read = oneOf(...choices)
   return (text) => [...new Set(list(text).map(read))]
-}
-
-/** A reader of `a,b,c`, each out of a list of words; a word given twice counts once. */
-export function manyOf<T extends string>(...choices: T[]): (text: string) => T[] {
-  return listOf(oneOf(...choices))
 }
 
 /** Gathers an option that may be given several times. */

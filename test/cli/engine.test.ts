@@ -191,7 +191,7 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
       '--rounds',
       '2',
     ]
-    const cases = jsonLines(
+    const lines = jsonLines(
       s2ft([
         'bench',
         'train',
@@ -205,9 +205,14 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
         ...few,
       ]),
     )
+    const cases = lines.filter((line) => line.type === 'case')
     expect(cases.map((c) => c.method)).toEqual(['s2ft', 'lora3', 'lora7', 'full'])
     // 8 channels of gate, up and down, hidden size 64, two layers.
     expect(cases[0]).toMatchObject({ trainable: 8 * 3 * 64 * 2, batch: 1, sequence: 8, steps: 4 })
+    const ratios = lines.filter((line) => line.type === 'ratio')
+    expect(ratios.map((r) => r.against)).toEqual(
+      ['lora3', 'lora7', 'full'].flatMap((name) => [name, name]),
+    )
     for (const c of cases) {
       expect(c.tokensPerSecond).toBeGreaterThan(0)
       expect(c.gflop).toBeGreaterThan(0)

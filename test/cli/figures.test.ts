@@ -54,9 +54,13 @@ describe('operations of a step, in GFLOP', () => {
     ['smollm2-135m', 's2ft', 578.763620352, 658.488950784],
     ['smollm2-135m', 'lora3', 590.654472192, 670.379802624],
     ['smollm2-135m', 'lora7', 606.886428672, 688.423698432],
+    ['smollm2-135m', 'dora3', 593.202511872, 672.927842304],
     ['smollm2-135m', 'full', 853.423423488, 934.960693248],
     ['llama-1b-4l', 's2ft', 952.408997888, 984.621252608],
+    ['llama-1b-4l', 'lora3', 958.247469056, 990.459723776],
     ['llama-1b-4l', 'lora7', 1021.464018944, 1060.118724608],
+    ['llama-1b-4l', 'dora3', 962.67665408, 994.8889088],
+    ['llama-1b-4l', 'full', 1523.639648256, 1562.29435392],
   ]
   test.each(expected)('%s %s', (shape, method, wide, long) => {
     const count = (batch: number, sequence: number) =>

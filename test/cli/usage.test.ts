@@ -11,6 +11,7 @@ const commands = [
   ['serve'],
   ['inspect'],
   ['bench', 'train'],
+  ['bench', 'real'],
   ['bench', 'ops'],
   ['bench', 'serve'],
   ['devices'],

@@ -9,6 +9,7 @@ import { type RealCase, samplesPerSecond, summariseReal } from '../../bench/real
 import { peerCase } from '../../bench/run.js'
 import { identityOf } from '../../bench/summary.js'
 import type { EncodedSample } from '../../data/index.js'
+import { benchShape } from '../bench-model.js'
 import {
   addMethodOptions,
   addPeerOptions,
@@ -21,7 +22,7 @@ import {
 import { measureCases, reportTable, withScratch } from '../bench-run.js'
 import { type CommonOptions, makeCommand, valued } from '../common.js'
 import { type Output, usage } from '../output.js'
-import { integer, listOf } from '../parse.js'
+import { integer, integers } from '../parse.js'
 import { grouped, percent } from '../table.js'
 
 const LEARNING_RATE = 2e-4
@@ -60,7 +61,7 @@ export function benchRealCommand(): Command {
         valued(
           '--peer-batches <list>',
           'samples in a step of the peers (default: that of --batch)',
-          listOf(integer({ min: 1 })),
+          integers({ min: 1 }),
         ),
       )
     },
@@ -93,9 +94,8 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     // So that there are samples enough for a tuned peer's longer warm-up.
     throw usage(`option '--peer-batches': expected up to --batch, ${batch}`)
   }
-  const { shapeOf } = await import('../../bench/model-shape.js')
   const { baseLosses, realSamples, writeSamples } = await import('../../bench/real-data.js')
-  const { intermediate_size: intermediate } = await shapeOf(directory)
+  const { intermediate_size: intermediate } = await benchShape(directory)
   checkChannels(options, intermediate)
   await withScratch(out, async (scratch, signal) => {
     if (options.python !== undefined) out.event(await peerVersions(options.python, signal))

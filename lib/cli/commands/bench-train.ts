@@ -7,6 +7,7 @@ import { ratioLines } from '../../bench/ratios.js'
 import { type Case, peerCase } from '../../bench/run.js'
 import { type ShapeConfig, shapes } from '../../bench/shapes.js'
 import { identityOf, median, summarise } from '../../bench/summary.js'
+import { benchDirectory, benchShape } from '../bench-model.js'
 import {
   addMethodOptions,
   addPeerOptions,
@@ -57,23 +58,24 @@ export function benchTrainCommand(): Command {
 }
 
 async function run(options: Options & CommonOptions, out: Output): Promise<void> {
-  const { modelDirectories, shapeOf } = await import('../../bench/model-shape.js')
-  const shape = await shapeOf(options.model)
+  const shape = await benchShape(options.model)
   checkChannels(options, shape.intermediate_size)
   const dtype = options.dtype === 'auto' ? 'bf16' : options.dtype
   const peers = plannedPeers(options, { methods: peersOf(options.methods), dtype })
   const tokens = options.batch * options.sequence
   await withScratch(out, async (scratch, signal) => {
     if (options.python !== undefined) out.event(await peerVersions(options.python, signal))
-    const dtypes = [dtype, ...peers.map((peer) => peer.dtype)]
-    const directories = await modelDirectories(options.model, dtypes, scratch)
+    const directories = new Map<BenchDtype, string>()
+    for (const type of new Set([dtype, ...peers.map((peer) => peer.dtype)])) {
+      directories.set(type, await benchDirectory(options.model, shape, type, scratch))
+    }
     const { device, arithmetic, threads, batch, sequence, warmup, steps } = options
     const machine = { device, arithmetic, threads }
     const sizes = { rank: options.rank, channels: options.channels }
     const specOf = (method: BenchMethod, type: BenchDtype): Case['spec'] => ({
       ...machine,
       ...sizes,
-      model: directories[type],
+      model: directories.get(type)!,
       method,
       dtype: type,
       batch,
