@@ -1,8 +1,11 @@
 // One benchmark case in a process of its own: reads its description from the first argument,
 // times training steps, prints one JSON line.
-import { Model, Trainer } from '../index.js'
+import { Model, type Sample, Trainer } from '../index.js'
 import { devices } from '../model/devices.js'
+import { trainedTokens } from '../model/samples.js'
+import type { NativeMemoryPlan, Recompute } from '../native/binding.js'
 import { native } from '../native/load.js'
+import { availableMemory } from '../trainer/memory.js'
 import { methodOf } from './method.js'
 import type { BenchMethod } from './operations.js'
 
@@ -23,9 +26,15 @@ export interface CaseSpec {
   channels: number
   vocabulary: number
   intermediate: number
+  /** This engine only. */
+  recompute?: Recompute
+  /** No further step once the timed ones took this long; at least one is timed. */
+  seconds?: number
+  /** Measure nothing, and say so in `available`, when the plan does not fit in memory. */
+  onlyIfFits?: boolean
 }
 
-/** What it answers; bench/peer/train.py prints the same, without peaks of arithmetic. */
+/** What it answers; bench/peer/train.py prints the same, without what is optional. */
 export interface CaseResult {
   /** Of every timed step. */
   seconds: number[]
@@ -40,8 +49,15 @@ export interface CaseResult {
   threads: number
   /** Of the first step: that of the untrained model. */
   lossFirst?: number
-  /** Of the last step. */
-  loss: number
+  /** Of the last step; null where none was taken. */
+  loss: number | null
+  /** Bytes that the engine predicts the process to hold at the peak. */
+  plan?: NativeMemoryPlan
+  /** Resident bytes before the model was loaded, and before the first step. */
+  baseBytes?: number
+  startBytes?: number
+  /** Bytes that the process may hold: only where the plan is above them, and nothing was run. */
+  available?: number
   /** Peers only: graphs that were compiled while the clock ran. */
   compilations?: number
 }
@@ -55,12 +71,15 @@ function randomTokens(count: number, vocabulary: number, seed: number): Int32Arr
 }
 
 async function measure(spec: CaseSpec): Promise<CaseResult> {
-  const { device, dtype, threads, batch, sequence, arithmetic = 'auto' } = spec
+  const { device, dtype, threads, batch, sequence, arithmetic = 'auto', recompute } = spec
+  native()
+  const baseBytes = process.memoryUsage.rss()
   await using model = await Model.load(spec.model, { device, dtype, threads, arithmetic })
   await using trainer = new Trainer(model, {
     method: methodOf(spec),
     learningRate: 1e-4,
     maxGradNorm: 0,
+    ...(recompute && { recompute }),
   })
   const data = [1, 2].map((round) =>
     Array.from({ length: batch }, (_, i) => {
@@ -71,15 +90,16 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
   // Making the adapter makes the engine's trainer too: set-up stays out of the peak.
   const trainable = spec.method === 'full' ? model.parameters : (await trainer.adapter()).parameters
   ;(globalThis as { gc?: () => void }).gc?.()
+  const trained = data[0]!.reduce((sum, { labels }) => sum + trainedTokens(labels), 0)
+  const plan = await trainer.plan(batch * sequence, trained)
+  const available = availableMemory()
+  const fits = !spec.onlyIfFits || plan.total <= available
+  const startBytes = process.memoryUsage.rss()
   native().resetPeakMemory()
-  const seconds: number[] = []
-  const losses: number[] = []
-  for (let i = 0; i < spec.warmup + spec.steps; i++) {
-    const start = performance.now()
-    losses.push((await trainer.step(data[i % 2]!)).loss)
-    if (i >= spec.warmup) seconds.push((performance.now() - start) / 1000)
-  }
-  const peakBytes = native().peakMemory() || null
+  const { seconds, losses } = fits
+    ? await timeSteps(trainer, data, spec)
+    : { seconds: [], losses: [] }
+  const peakBytes = (fits && native().peakMemory()) || null
   const kind = device === 'auto' ? undefined : device
   const found = await devices({ threads })
   const used = found.find((d) => kind === undefined || d.kind === kind)!
@@ -91,9 +111,30 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
     peakGflopsF32: used.peakGflopsF32,
     device: used.kind,
     threads: used.threads,
-    lossFirst: losses[0]!,
-    loss: losses.at(-1)!,
+    ...(losses.length > 0 && { lossFirst: losses[0]! }),
+    loss: losses.at(-1) ?? null,
+    plan,
+    baseBytes,
+    startBytes,
+    ...(!fits && { available }),
   }
+}
+
+async function timeSteps(
+  trainer: Trainer,
+  data: readonly Sample[][],
+  { warmup, steps, seconds: limit = Number.POSITIVE_INFINITY }: CaseSpec,
+): Promise<{ seconds: number[]; losses: number[] }> {
+  const seconds: number[] = []
+  const losses: number[] = []
+  for (let i = 0, spent = 0; i < warmup + steps && spent < limit; i++) {
+    const start = performance.now()
+    losses.push((await trainer.step(data[i % 2]!)).loss)
+    if (i < warmup) continue
+    seconds.push((performance.now() - start) / 1000)
+    spent += seconds.at(-1)!
+  }
+  return { seconds, losses }
 }
 
 process.stdout.write(`${JSON.stringify(await measure(JSON.parse(process.argv[2]!) as CaseSpec))}\n`)

@@ -1,4 +1,5 @@
 // Counts the operations of one training step, so that speeds can be read as a share of peak.
+import type { Recompute } from '../native/binding.js'
 import { linearShapes, type ShapeConfig } from './shapes.js'
 
 /** Methods that this engine trains in benchmarks. */
@@ -56,4 +57,29 @@ export function stepOperations(
     if (method === 'dora3') extra += 2 * options.rank * a * b
   }
   return forward + backward + layers * extra
+}
+
+/**
+ * Operations that a recompute policy adds to a step, counted as stepOperations does: none for
+ * `selective`, which repeats norms and SwiGLU only; for `block` the forward products of every
+ * layer but down, attention, and LoRA's factors. A speed is never credited with them.
+ */
+export function recomputedOperations(
+  config: ShapeConfig,
+  method: BenchMethod,
+  recompute: Recompute,
+  batch: number,
+  sequence: number,
+  options: { rank: number },
+): number {
+  if (recompute !== 'block') return 0
+  const tokens = batch * sequence
+  const linear = linearShapes(config)
+  const adapted = method === 'lora7' ? Object.keys(linear) : method === 'lora3' ? ffn : []
+  let layer = 2 * tokens * sequence * config.num_attention_heads * config.head_dim
+  for (const [name, [a, b]] of Object.entries(linear)) {
+    if (name !== 'down') layer += 2 * tokens * a * b
+    if (adapted.includes(name)) layer += 2 * tokens * options.rank * (a + b)
+  }
+  return config.num_hidden_layers * layer
 }

@@ -28,6 +28,12 @@ export function llamaTensors(c: ShapeConfig): { name: string; shape: number[] }[
   return tensors
 }
 
+/** Bytes of the weights in a file of that element type. */
+export function weightBytes(config: ShapeConfig, dtype: 'bf16' | 'f32'): number {
+  const values = llamaTensors(config).map(({ shape }) => shape.reduce((a, b) => a * b, 1))
+  return values.reduce((a, b) => a + b, 0) * (dtype === 'bf16' ? 2 : 4)
+}
+
 /** Normal numbers drawn once; weights pick from them, which is fast and random enough to time. */
 function normalTable(deviation: number, next: () => number): Float32Array {
   const table = new Float32Array(65536)

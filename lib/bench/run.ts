@@ -12,8 +12,8 @@ export interface Case<S extends { threads: number } = CaseSpec> {
   /** The method as it is reported: `s2ft`, `peft-lora7`. */
   name: string
   spec: S
-  /** Which pair of scripts measures it; default 'train'. */
-  script?: 'train' | 'real'
+  /** Which script, or pair of scripts, measures it; default 'train'. */
+  script?: keyof typeof ourScripts
   peer?: Peer
 }
 
@@ -29,7 +29,7 @@ export function peerCase<S extends { threads: number; warmup: number }>(
 }
 
 /** Our side of the scripts; the peers' have the same names in bench/peer. */
-const ourScripts = { train: 'case.js', real: 'real-case.js' }
+const ourScripts = { train: 'case.js', real: 'real-case.js', load: 'load-case.js' }
 
 type AnyCase = Case<{ threads: number; dtype?: string; batch?: number }>
 

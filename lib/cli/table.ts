@@ -48,3 +48,8 @@ export function duration(seconds: number): string {
   if (total >= 60) return `${Math.floor(total / 60)}m ${pad(total % 60)}s`
   return `${total}s`
 }
+
+/** `+1.2%`, `-0.4%`: how far one figure is from another. */
+export function difference(share: number): string {
+  return `${share < 0 ? '' : '+'}${(100 * share).toFixed(1)}%`
+}

@@ -4,6 +4,7 @@ import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
 import { checkBatch, trainedTokens } from '../model/samples.js'
 import type { SampleInput, SourcedSample } from '../model/types.js'
+import type { NativeMemoryPlan } from '../native/binding.js'
 import { evaluateSamples, type PreparedData, prepareData } from './data.js'
 import { fitRun } from './fit.js'
 import { makeAdapter } from './make-adapter.js'
@@ -95,6 +96,11 @@ export class Trainer {
       const { gradients } = await trainer.gradients(plain)
       return new Map(names.map((name, i) => [name, gradients[i]!]))
     })
+  }
+
+  /** @internal Bytes at the peak of a micro-batch of at most this many (trained) tokens. */
+  plan(tokens: number, trained: number): Promise<NativeMemoryPlan> {
+    return this.session.run((trainer) => trainer.plan(tokens, trained))
   }
 
   /** What was trained so far. Throws UNSUPPORTED for full(). */

@@ -13,6 +13,8 @@ const commands = [
   ['bench', 'train'],
   ['bench', 'real'],
   ['bench', 'ops'],
+  ['bench', 'memory'],
+  ['bench', 'growth'],
   ['bench', 'serve'],
   ['devices'],
 ]

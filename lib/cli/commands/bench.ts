@@ -2,6 +2,8 @@
 import { Command } from 'commander'
 import { S2FTError } from '../../errors.js'
 import { makeCommand, packageVersion } from '../common.js'
+import { benchGrowthCommand } from './bench-growth.js'
+import { benchMemoryCommand } from './bench-memory.js'
 import { benchOpsCommand } from './bench-ops.js'
 import { benchRealCommand } from './bench-real.js'
 import { benchTrainCommand } from './bench-train.js'
@@ -12,7 +14,7 @@ function later(name: string, description: string): Command {
     `${description} (not in this release: comes later).`,
     (command) => command,
     async () => {
-      const message = `s2ft bench ${name} comes in a later release: available are s2ft bench train, s2ft bench real, s2ft bench ops`
+      const message = `s2ft bench ${name} comes in a later release: available are train, real, ops, memory, growth`
       throw new S2FTError('UNSUPPORTED', message)
     },
   )
@@ -20,13 +22,16 @@ function later(name: string, description: string): Command {
 
 export function benchCommand(): Command {
   const bench = new Command('bench').description(
-    'Benchmarks: train (steps), real (training on real data), ops (single operations), serve later.',
+    'Benchmarks: train (steps), real (training on real data), ops (single operations), memory ' +
+      '(plan and peak), growth (with size), serve later.',
   )
   bench.helpOption('-h, --help', 'print this help').helpCommand(false)
   bench.version(packageVersion(), '-V, --version', 'print the version')
   bench.addCommand(benchTrainCommand())
   bench.addCommand(benchRealCommand())
   bench.addCommand(benchOpsCommand())
+  bench.addCommand(benchMemoryCommand())
+  bench.addCommand(benchGrowthCommand())
   bench.addCommand(later('serve', 'Times generation with many adapters'))
   return bench
 }
