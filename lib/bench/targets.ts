@@ -1,0 +1,170 @@
+// What the engine is held to, and what a set of results says about each.
+import type { CaseRatio, Line } from './lines.js'
+import { linesOf, type Run } from './read-results.js'
+import { caseName, groupCases, modelName } from './report-cases.js'
+
+export interface Target {
+  what: string
+  /** Model, step, and what was compared. */
+  where: string
+  measured: number
+  /** Least and most of the rounds, where rounds were compared. */
+  range: readonly [number, number] | null
+  target: number
+  /** 'least': measured must reach it. 'most': measured must not exceed it. */
+  bound: 'least' | 'most'
+  unit: 'times' | 'share'
+  met: boolean
+}
+
+const goals = {
+  peak: ['share of the measured peak', 0.85, 'least', 'share'],
+  peft: ["speed against PEFT's LoRA on 7 modules, as it comes", 2, 'least', 'times'],
+  tuned: ["speed against PEFT's LoRA, compiled and tuned", 1.65, 'least', 'times'],
+  torch: ['speed against S²FT in PyTorch, compiled and tuned', 1.5, 'least', 'times'],
+  memory: ["peak memory against PEFT's LoRA, as it comes", 1 / 3, 'most', 'times'],
+  plan: ['largest difference of the memory plan from the peak', 0.05, 'most', 'share'],
+  loraSpeed: ["speed against this engine's LoRA of equal size", 1.1, 'least', 'times'],
+  loraMemory: ["peak memory against this engine's LoRA of equal size", 0.85, 'most', 'times'],
+  real: ["speed on real data against PEFT's LoRA, batches of 8", 3, 'least', 'times'],
+  realBest: ["speed on real data against PEFT's LoRA at its best", 2.2, 'least', 'times'],
+} as const
+
+function judge(
+  goal: keyof typeof goals,
+  where: string,
+  measured: number,
+  range: Target['range'] = null,
+): Target {
+  const [what, target, bound, unit] = goals[goal]
+  const met = bound === 'least' ? measured >= target : measured <= target
+  return { what, where, measured, range, target, bound, unit, met }
+}
+
+const ofS2ft = (line: { method: string; variant: string | null }) =>
+  line.method === 's2ft' && line.variant === null
+
+/** The ratio that is hardest to be proud of: the smallest speed, the largest memory. */
+function hardest(lines: readonly CaseRatio[]): CaseRatio | undefined {
+  const sign = lines[0]?.quantity === 'peakBytes' ? -1 : 1
+  return [...lines].sort((a, b) => sign * (a.ratio - b.ratio))[0]
+}
+
+function judgeRatio(
+  goal: keyof typeof goals,
+  place: string,
+  lines: readonly CaseRatio[],
+): Target[] {
+  const line = hardest(lines)
+  if (!line) return []
+  const other = caseName({ method: line.against, variant: line.againstVariant })
+  const size = line.bench === 'real' ? `, batch ${line.againstBatch}` : ''
+  const where = `${place}: ${line.dtype} against ${other} ${line.againstDtype}${size}`
+  return [judge(goal, where, line.ratio, line.ratioRange)]
+}
+
+function trainTargets(title: string, cases: readonly Line<'case'>[], all: readonly CaseRatio[]) {
+  const own = cases.find((line) => ofS2ft(line) && line.shareOfPeak !== null)
+  const peak = own ? [judge('peak', `${title}: ${own.dtype}`, own.shareOfPeak!)] : []
+  const ratios = all.filter((line) => ofS2ft(line) && line.batch === cases[0]!.batch)
+  const speeds = ratios.filter((line) => line.quantity === 'tokensPerSecond')
+  const peaks = ratios.filter((line) => line.quantity === 'peakBytes')
+  const ours = (line: CaseRatio) => line.against === 'lora3' && line.againstVariant === null
+  const peft = (variant: string) => (line: CaseRatio) =>
+    line.against.startsWith('peft-lora') && line.againstVariant === variant
+  return [
+    ...peak,
+    ...judgeRatio(
+      'peft',
+      title,
+      speeds.filter((line) => line.against === 'peft-lora7' && line.againstVariant === 'eager'),
+    ),
+    ...judgeRatio('tuned', title, speeds.filter(peft('tuned'))),
+    ...judgeRatio(
+      'torch',
+      title,
+      speeds.filter((line) => line.against === 'torch-s2ft' && line.againstVariant === 'tuned'),
+    ),
+    ...judgeRatio(
+      'memory',
+      title,
+      peaks.filter((line) => peft('eager')(line) && line.againstDtype === line.dtype),
+    ),
+    ...judgeRatio('loraSpeed', title, speeds.filter(ours)),
+    ...judgeRatio('loraMemory', title, peaks.filter(ours)),
+  ]
+}
+
+function realTargets(run: Run, ratios: readonly CaseRatio[]): Target[] {
+  const [first] = linesOf(run, 'real')
+  if (!first) return []
+  const speeds = ratios.filter(
+    (line) =>
+      ofS2ft(line) &&
+      line.quantity === 'samplesPerSecond' &&
+      line.against === 'peft-lora7' &&
+      line.againstVariant === 'eager',
+  )
+  const title = modelName(first.model)
+  return [
+    ...judgeRatio(
+      'real',
+      title,
+      speeds.filter((line) => line.againstBatch === 8),
+    ),
+    ...judgeRatio('realBest', title, speeds),
+  ]
+}
+
+function planTargets(run: Run): Target[] {
+  return groupCases(linesOf(run, 'memory')).flatMap(({ title, lines }) => {
+    const known = lines.filter((line) => line.planDifference !== null)
+    const far = (line: Line<'memory'>) => Math.abs(line.planDifference!)
+    const worst = known.sort((a, b) => far(b) - far(a))[0]
+    if (!worst) return []
+    const name = `${caseName(worst)} ${worst.dtype}, recompute ${worst.recompute}`
+    return [judge('plan', `${title}: ${name}`, far(worst))]
+  })
+}
+
+/** Ratios of whole steps, without those of single operations. */
+export function caseRatios(run: Run): CaseRatio[] {
+  return linesOf(run, 'ratio').filter((line): line is CaseRatio => 'quantity' in line)
+}
+
+/** Every target that the results have figures for. */
+export function judgeTargets(runs: readonly Run[]): Target[] {
+  return runs.flatMap((run) => {
+    const ratios = caseRatios(run)
+    const steps = ratios.filter((line) => line.bench === 'train')
+    const train = groupCases(linesOf(run, 'case')).flatMap((group) =>
+      trainTargets(group.title, group.lines, steps),
+    )
+    const real = ratios.filter((line) => line.bench === 'real')
+    return [...train, ...realTargets(run, real), ...planTargets(run)]
+  })
+}
+
+/** The targets as titles and rows, for a page or a terminal; all but two columns are numbers. */
+export function targetTable(targets: readonly Target[]): {
+  titles: string[]
+  rows: string[][]
+  right: number[]
+} {
+  return {
+    titles: ['target', 'where', 'measured', 'range', 'wanted', 'met'],
+    rows: targets.map(({ what, where, measured, range, target, bound, unit, met }) => {
+      const text = (value: number) =>
+        unit === 'share' ? `${(100 * value).toFixed(1)}%` : `${value.toFixed(2)}x`
+      return [
+        what,
+        where,
+        text(measured),
+        range ? range.map(text).join('-') : '-',
+        `at ${bound} ${text(target)}`,
+        met ? 'yes' : 'no',
+      ]
+    }),
+    right: [2, 3, 4],
+  }
+}
