@@ -56,8 +56,15 @@ function axisTable(axis: string, lines: readonly Growth[]): Block {
   return { kind: 'table', table: { caption: `Growth with ${axis}`, titles, rows, right } }
 }
 
+/** Shares as per cent, counts as they are, bytes with a prefix. */
+function formatOf(lines: readonly Growth[]): string {
+  const most = Math.max(...lines.map((line) => line.x))
+  if (most <= 1) return '.1~%'
+  return most < 1e6 ? ',.0f' : '.3~s'
+}
+
 function axisPlots(axis: string, lines: readonly Growth[]): Block[] {
-  const shared = { xAxis: lines[0]!.unit, scale: 'log' as const, xFormat: '.4~s', yFormat: '.3~s' }
+  const shared = { xAxis: lines[0]!.unit, scale: 'log' as const, xFormat: formatOf(lines) }
   const time = lines
     .filter(({ x, seconds }) => x > 0 && seconds > 0)
     .map(({ x, series, seconds, secondsRange }) => ({ x, series, y: seconds, range: secondsRange }))
@@ -76,6 +83,7 @@ function axisPlots(axis: string, lines: readonly Growth[]): Block[] {
         title: `Time against ${axis}`,
         description: `Seconds against ${shared.xAxis}, both logarithmic, with least and most.`,
         yAxis: 'seconds',
+        yFormat: '~g',
         points: time,
       },
     },
@@ -86,6 +94,7 @@ function axisPlots(axis: string, lines: readonly Growth[]): Block[] {
         title: `Memory against ${axis}`,
         description: `Bytes against ${shared.xAxis}, both logarithmic.`,
         yAxis: 'bytes',
+        yFormat: '.3~s',
         points: memory,
       },
     },

@@ -41,7 +41,7 @@ function machineSection(runs: readonly Run[]): Section {
       kind: 'table',
       table: {
         caption: 'The machine and what ran on it',
-        titles: ['', 'value'],
+        titles: ['what', 'found'],
         rows: rows.map(([name, values]) => [name, distinct(values)]),
       },
     })
@@ -109,7 +109,10 @@ function runSection(run: Run, ends: boolean): Section {
     const [end] = linesOf(run, 'end')
     const took = end ? `, took ${duration(end.seconds)}` : ''
     blocks.push({ kind: 'command', text: run.header.command })
-    blocks.push({ kind: 'text', text: `Begun ${run.header.date}${took}.` })
+    blocks.push({
+      kind: 'text',
+      text: `Begun ${run.header.date.slice(0, 16).replace('T', ' ')} UTC${took}.`,
+    })
   }
   return {
     title: found.map(([title]) => title).join(', ') || 'No figures',
@@ -137,8 +140,8 @@ export function benchmarkPage({ runs, problems }: Results): Page {
   return {
     title: 's2ft benchmarks',
     lead:
-      'Figures are medians with least and most of what was measured. Every table is one run of ' +
-      'one command; its cases took turns in fresh processes, and ratios pair cases of one round.',
+      'Figures are medians with least and most of what was measured. Every section is one run of ' +
+      'one command. Training cases took turns in fresh processes; ratios pair cases of one round.',
     sections: [
       ...targetsSection(runs),
       machineSection(runs),

@@ -1,6 +1,6 @@
 // Where commands print: results on stdout, everything else on stderr; with --json stdout
 // carries nothing but one JSON object a line.
-import { writeSync } from 'node:fs'
+import { appendFileSync, writeSync } from 'node:fs'
 import { S2FTError } from '../errors.js'
 
 const EXIT_BROKEN_PIPE = 141
@@ -16,11 +16,28 @@ export function exitOnBrokenPipe(): void {
 
 /** What every command prints through. */
 export class Output {
+  private file: string | undefined
+  private first: object | undefined
+
   constructor(readonly json: boolean) {}
+
+  /**
+   * From now on events are appended to `file` too, with --json or without; `first` goes before
+   * them once there is one.
+   */
+  keepIn(file: string, first: object): void {
+    this.file = file
+    this.first = first
+  }
 
   /** One JSON object on a line of its own; only with --json. */
   event(value: object): void {
-    if (this.json) process.stdout.write(`${JSON.stringify(value)}\n`)
+    const line = `${JSON.stringify(value)}\n`
+    if (this.json) process.stdout.write(line)
+    if (this.file === undefined) return
+    const first = this.first ? `${JSON.stringify(this.first)}\n` : ''
+    this.first = undefined
+    appendFileSync(this.file, first + line)
   }
 
   /** A line for people on stdout; nothing with --json. */

@@ -29,6 +29,10 @@ export interface Page {
   sections: readonly Section[]
 }
 
+/** Characters from which a table's cell is broken into lines. */
+const LONG_TITLE = 12
+const LONG_TEXT = 28
+
 const light = ['#2f6fb3', '#c8590a', '#2d8659', '#8a3fa0', '#a8324a', '#7a6a00', '#1d8a99', '#666']
 const dark = ['#6aa9e9', '#f0954a', '#5cc08d', '#c58bdb', '#ee8195', '#cdbb45', '#5cc6d4', '#aaa']
 
@@ -46,11 +50,11 @@ code{font:.85rem ui-monospace,monospace;overflow-wrap:anywhere}
 .wide{overflow-x:auto;margin:1rem 0}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft);padding-bottom:.3rem}
-th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
-th{font-weight:600}.n{text-align:right}
+th,td{padding:.25rem .6rem .25rem 0;text-align:left;vertical-align:bottom;border-bottom:1px solid var(--line)}
+th{font-weight:600}th:not(:first-child),td:not(:first-child){padding-left:.3rem}td{white-space:nowrap}.n{text-align:right}th.w{min-width:5.5rem}td.w{white-space:normal;min-width:13rem}
 figure{margin:1.5rem 0;overflow-x:auto}
 figcaption{font-weight:600;margin-bottom:.25rem}
-svg{display:block;width:100%;min-width:22rem;height:auto}`
+svg{display:block;width:100%;min-width:20rem;height:auto}`
 
 /** Text that is safe between tags and inside quoted attributes. */
 export function escapeHtml(text: string): string {
@@ -59,9 +63,13 @@ export function escapeHtml(text: string): string {
 }
 
 function tableHtml({ caption, titles, rows, right = [] }: Table): string {
-  const cell = (tag: string, text: string, i: number) =>
-    `<${tag}${right.includes(i) ? ' class="n"' : ''}>${escapeHtml(text)}</${tag.split(' ')[0]}>`
-  const head = titles.map((text, i) => cell('th scope="col"', text, i)).join('')
+  const cell = (tag: 'th' | 'td', text: string, i: number) => {
+    const long = text.length > (tag === 'th' ? LONG_TITLE : LONG_TEXT)
+    const names = [...(right.includes(i) ? ['n'] : []), ...(long ? ['w'] : [])]
+    const classes = names.length > 0 ? ` class="${names.join(' ')}"` : ''
+    return `<${tag}${tag === 'th' ? ' scope="col"' : ''}${classes}>${escapeHtml(text)}</${tag}>`
+  }
+  const head = titles.map((text, i) => cell('th', text, i)).join('')
   const body = rows.map((row) => `<tr>${row.map((text, i) => cell('td', text, i)).join('')}</tr>`)
   return (
     `<div class="wide" tabindex="0" role="region" aria-label="${escapeHtml(caption)}"><table>` +

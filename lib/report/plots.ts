@@ -51,15 +51,17 @@ export interface LinePlot extends Plot {
   points: readonly Point[]
 }
 
-const WIDTH = 340
+const WIDTH = 310
 const LINE_HEIGHT = 250
 const BAR_HEIGHT = 18
 const TICKS_BY_VALUE = 9
+/** Characters of a legend's entry that leave room for others beside it. */
+const SHORT_ENTRY = 16
 
 /** Colours by series, as CSS variables that the page defines for light and dark. */
 const colours = Array.from({ length: 8 }, (_, i) => `var(--series-${i + 1})`)
 
-const ink = { labelColor: 'currentColor', titleColor: 'currentColor', labelFontSize: 12 }
+const ink = { labelColor: 'currentColor', titleColor: 'currentColor', labelFontSize: 13 }
 const config = {
   background: 'transparent',
   font: 'system-ui, sans-serif',
@@ -67,7 +69,7 @@ const config = {
   view: { stroke: null },
   range: { category: colours },
   rule: { color: 'currentColor' },
-  text: { color: 'currentColor', fontSize: 11 },
+  text: { color: 'currentColor', fontSize: 12 },
   axis: {
     ...ink,
     domainColor: 'currentColor',
@@ -76,11 +78,11 @@ const config = {
     domainOpacity: 0.5,
     tickOpacity: 0.5,
     gridOpacity: 0.15,
-    titleFontSize: 12,
+    titleFontSize: 13,
     titleFontWeight: 'normal' as const,
     labelLimit: 240,
   },
-  legend: { ...ink, orient: 'top' as const, columns: 3, labelLimit: 240 },
+  legend: { ...ink, orient: 'top' as const, labelLimit: 320 },
 }
 
 type Vega = typeof import('vega')
@@ -116,30 +118,36 @@ function distinct<T>(values: readonly T[]): T[] {
 
 /** The series' colours; a legend only where there is more than one. */
 function colourOf(series: readonly string[]) {
+  const columns = series.some((name) => name.length > SHORT_ENTRY) ? 1 : 3
   return {
     field: 'series',
     type: 'nominal' as const,
     scale: { domain: [...series] },
-    legend: series.length > 1 ? { title: null } : null,
+    legend: series.length > 1 ? { title: null, columns } : null,
   }
 }
 
 /** Horizontal bars from 0, each with its value and, where known, its range. */
 export function barPlot(plot: BarPlot): Promise<string> {
-  const values = plot.bars.map(({ label, series = '', value, range = [value, value] }) => {
-    return { label, series, value, low: range[0], high: range[1] }
+  const series = distinct(plot.bars.map((bar) => bar.series ?? ''))
+  const labels = plot.bars.map((bar) => bar.label)
+  // Side by side only where every label has every series: missing bars would leave holes.
+  const together = plot.bars.length === distinct(labels).length * series.length
+  const values = plot.bars.map(({ label, series: own = '', value, range = [value, value] }) => {
+    const alone = together || labels.indexOf(label) === labels.lastIndexOf(label)
+    const row = alone ? label : `${label} ${own}`
+    return { row, series: own, value, low: range[0], high: range[1] }
   })
-  const series = distinct(values.map((bar) => bar.series))
-  const rows = distinct(values.map((bar) => bar.label))
+  const grouped = together && series.length > 1
   const marks = plot.marks ?? []
   const place = {
     y: {
-      field: 'label',
+      field: 'row',
       type: 'nominal' as const,
-      scale: { domain: rows },
+      scale: { domain: distinct(values.map((bar) => bar.row)) },
       axis: { title: null, domain: false, ticks: false, labelPadding: 6 },
     },
-    ...(series.length > 1 && { yOffset: { field: 'series', scale: { domain: series } } }),
+    ...(grouped && { yOffset: { field: 'series', scale: { domain: series } } }),
   }
   const end = Math.max(0, ...values.map((bar) => bar.high), ...marks.map((mark) => mark.value))
   const x = {
@@ -151,7 +159,7 @@ export function barPlot(plot: BarPlot): Promise<string> {
   return draw({
     config,
     width: WIDTH,
-    height: { step: BAR_HEIGHT, for: series.length > 1 ? 'offset' : 'position' },
+    height: { step: BAR_HEIGHT, for: grouped ? 'offset' : 'position' },
     data: { values },
     layer: [
       {

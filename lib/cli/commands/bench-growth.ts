@@ -10,8 +10,9 @@ import type {
 } from '../../bench/growth.js'
 import { type Axis, type GrowthAxis, growthAxes } from '../../bench/growth-axes.js'
 import { S2FTError } from '../../errors.js'
+import { makeBenchCommand } from '../bench-command.js'
 import { withScratch } from '../bench-run.js'
-import { type CommonOptions, makeCommand, valued } from '../common.js'
+import { type CommonOptions, valued } from '../common.js'
 import type { Output } from '../output.js'
 import { integer, listOf, number } from '../parse.js'
 import { bytes, difference, grouped, percent, table } from '../table.js'
@@ -26,7 +27,7 @@ interface Options {
 }
 
 export function benchGrowthCommand(): Command {
-  return makeCommand<Options>(
+  return makeBenchCommand<Options>(
     'growth',
     'Measures step time and peak memory against tokens, layers, width, trainable share and ' +
       'threads, and loading time and memory against the size of the file: random weights, every ' +

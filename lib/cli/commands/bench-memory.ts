@@ -6,6 +6,7 @@ import { shapes } from '../../bench/shapes.js'
 import type { Ratio } from '../../bench/summary.js'
 import { S2FTError } from '../../errors.js'
 import type { Recompute } from '../../native/binding.js'
+import { makeBenchCommand } from '../bench-command.js'
 import { benchDirectory, benchShape } from '../bench-model.js'
 import {
   addMethodOptions,
@@ -14,7 +15,7 @@ import {
   type MethodOptions,
 } from '../bench-options.js'
 import { withScratch } from '../bench-run.js'
-import { type CommonOptions, makeCommand, valued } from '../common.js'
+import { type CommonOptions, valued } from '../common.js'
 import type { Output } from '../output.js'
 import { integer, listOf } from '../parse.js'
 import { bytes, difference, table } from '../table.js'
@@ -30,7 +31,7 @@ interface Options extends MethodOptions {
 }
 
 export function benchMemoryCommand(): Command {
-  return makeCommand<Options>(
+  return makeBenchCommand<Options>(
     'memory',
     'Measures the peak memory of a step beside what the memory plan predicts, for every method ' +
       'under every recompute policy, and what a policy costs in time. --dtype auto measures bf16 ' +

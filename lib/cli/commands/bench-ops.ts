@@ -3,7 +3,8 @@ import type { Command } from 'commander'
 import type { OpsReport } from '../../bench/ops.js'
 import { shapes } from '../../bench/shapes.js'
 import { S2FTError } from '../../errors.js'
-import { type CommonOptions, makeCommand, valued } from '../common.js'
+import { makeBenchCommand } from '../bench-command.js'
+import { type CommonOptions, valued } from '../common.js'
 import { type Output, usage } from '../output.js'
 import { integer, number, oneOf } from '../parse.js'
 import { percent, table } from '../table.js'
@@ -17,7 +18,7 @@ interface Options {
 }
 
 export function benchOpsCommand(): Command {
-  return makeCommand<Options>(
+  return makeBenchCommand<Options>(
     'ops',
     'Times single operations in the shapes of one block: GFLOP/s or GB/s and the share of the ' +
       "peak measured in the same run, and S²FT's kernels against LoRA's. Prints one JSON object " +

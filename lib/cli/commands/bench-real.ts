@@ -9,6 +9,7 @@ import { type RealCase, samplesPerSecond, summariseReal } from '../../bench/real
 import { peerCase } from '../../bench/run.js'
 import { identityOf } from '../../bench/summary.js'
 import type { EncodedSample } from '../../data/index.js'
+import { makeBenchCommand } from '../bench-command.js'
 import { benchShape } from '../bench-model.js'
 import {
   addMethodOptions,
@@ -20,7 +21,7 @@ import {
   plannedPeers,
 } from '../bench-options.js'
 import { measureCases, reportTable, withScratch } from '../bench-run.js'
-import { type CommonOptions, makeCommand, valued } from '../common.js'
+import { type CommonOptions, valued } from '../common.js'
 import { type Output, usage } from '../output.js'
 import { integer, integers } from '../parse.js'
 import { grouped, percent } from '../table.js'
@@ -38,7 +39,7 @@ interface Options extends MethodOptions, PeerOptions {
 }
 
 export function benchRealCommand(): Command {
-  return makeCommand<Options>(
+  return makeBenchCommand<Options>(
     'real',
     'Times training on a data file at its true lengths, prompts masked: samples a second, ' +
       'padding, memory and loss, beside peers that pad their batches. The same samples in the ' +

@@ -7,6 +7,7 @@ import { ratioLines } from '../../bench/ratios.js'
 import { type Case, peerCase } from '../../bench/run.js'
 import { type ShapeConfig, shapes } from '../../bench/shapes.js'
 import { identityOf, median, summarise } from '../../bench/summary.js'
+import { makeBenchCommand } from '../bench-command.js'
 import { benchDirectory, benchShape } from '../bench-model.js'
 import {
   addMethodOptions,
@@ -19,7 +20,7 @@ import {
   plannedPeers,
 } from '../bench-options.js'
 import { measureCases, reportTable, withScratch } from '../bench-run.js'
-import { type CommonOptions, makeCommand, valued } from '../common.js'
+import { type CommonOptions, valued } from '../common.js'
 import type { Output } from '../output.js'
 import { integer } from '../parse.js'
 import { grouped, percent } from '../table.js'
@@ -33,7 +34,7 @@ interface Options extends MethodOptions, PeerOptions {
 }
 
 export function benchTrainCommand(): Command {
-  return makeCommand<Options>(
+  return makeBenchCommand<Options>(
     'train',
     'Times optimizer steps of several methods on one model, loss on all tokens, every case in a ' +
       'fresh process, in rounds of alternating order. Prints one JSON object a case with --json.',

@@ -2,10 +2,12 @@
 import { Command } from 'commander'
 import { S2FTError } from '../../errors.js'
 import { makeCommand, packageVersion } from '../common.js'
+import { benchAllCommand } from './bench-all.js'
 import { benchGrowthCommand } from './bench-growth.js'
 import { benchMemoryCommand } from './bench-memory.js'
 import { benchOpsCommand } from './bench-ops.js'
 import { benchRealCommand } from './bench-real.js'
+import { benchReportCommand } from './bench-report.js'
 import { benchTrainCommand } from './bench-train.js'
 
 function later(name: string, description: string): Command {
@@ -14,7 +16,7 @@ function later(name: string, description: string): Command {
     `${description} (not in this release: comes later).`,
     (command) => command,
     async () => {
-      const message = `s2ft bench ${name} comes in a later release: available are train, real, ops, memory, growth`
+      const message = `s2ft bench ${name} comes in a later release: available are train, real, ops, memory, growth, all`
       throw new S2FTError('UNSUPPORTED', message)
     },
   )
@@ -23,7 +25,7 @@ function later(name: string, description: string): Command {
 export function benchCommand(): Command {
   const bench = new Command('bench').description(
     'Benchmarks: train (steps), real (training on real data), ops (single operations), memory ' +
-      '(plan and peak), growth (with size), serve later.',
+      '(plan and peak), growth (with size), all of them (all), and their report; serve later.',
   )
   bench.helpOption('-h, --help', 'print this help').helpCommand(false)
   bench.version(packageVersion(), '-V, --version', 'print the version')
@@ -32,6 +34,8 @@ export function benchCommand(): Command {
   bench.addCommand(benchOpsCommand())
   bench.addCommand(benchMemoryCommand())
   bench.addCommand(benchGrowthCommand())
+  bench.addCommand(benchAllCommand())
+  bench.addCommand(benchReportCommand())
   bench.addCommand(later('serve', 'Times generation with many adapters'))
   return bench
 }
