@@ -1,5 +1,8 @@
 // What `s2ft bench all` runs: the other benchmarks' command lines, one after another.
 
+export const benchmarks = ['train', 'real', 'ops', 'memory', 'growth'] as const
+export type Benchmark = (typeof benchmarks)[number]
+
 export interface AllOptions {
   /** A model directory with a tokenizer, and its training data. */
   model: string
@@ -9,10 +12,12 @@ export interface AllOptions {
   rounds: number
   /** Few small steps of the given model, to see that all works. */
   quick: boolean
+  /** Of which benchmarks. */
+  only: readonly Benchmark[]
 }
 
 /** One command: the words behind `s2ft bench`. */
-export type Part = string[]
+export type Part = [benchmark: Benchmark, ...options: string[]]
 
 const steps: readonly [model: string, batch: number, sequence: number][] = [
   ['smollm2-135m', 4, 256],
@@ -22,7 +27,8 @@ const steps: readonly [model: string, batch: number, sequence: number][] = [
 
 /** The commands that the targets are judged by, and those that tell more of the engine. */
 export function allParts(options: AllOptions): Part[] {
-  return options.quick ? quickParts(options) : fullParts(options)
+  const parts = options.quick ? quickParts(options) : fullParts(options)
+  return parts.filter(([benchmark]) => options.only.includes(benchmark))
 }
 
 function fullParts({ model, data, python, rounds }: AllOptions): Part[] {
@@ -31,16 +37,23 @@ function fullParts({ model, data, python, rounds }: AllOptions): Part[] {
   const bothTypes = ['--peer-dtypes', 'bf16,f32']
   const bothWays = ['--peers', 'eager,tuned', ...bothTypes]
   return [
-    ...steps.map(([shape, batch, sequence]) => [
-      ...['train', '--model', shape, '--batch', String(batch), '--sequence', String(sequence)],
-      ...['--methods', 's2ft,lora3,lora7,full', '--dtype', 'bf16', ...each],
-      ...peer('--peer-methods', 'peft-lora3,peft-lora7,torch-s2ft', ...bothWays),
-    ]),
+    ...steps.map(
+      ([shape, batch, sequence]): Part => [
+        'train',
+        ...['--model', shape, '--batch', String(batch), '--sequence', String(sequence)],
+        ...['--methods', 's2ft,lora3,lora7,full', '--dtype', 'bf16', ...each],
+        ...peer('--peer-methods', 'peft-lora3,peft-lora7,torch-s2ft', ...bothWays),
+      ],
+    ),
     [
-      ...['real', '--model', model, '--data', data, '--methods', 's2ft,lora7', ...each],
+      'real',
+      ...['--model', model, '--data', data, '--methods', 's2ft,lora7', ...each],
       ...peer('--peer-methods', 'peft-lora7', '--peer-batches', '1,2,4,8', ...bothTypes),
     ],
-    ...Array.from(new Set(steps.map(([shape]) => shape)), (shape) => ['ops', '--shape', shape]),
+    ...Array.from(
+      new Set(steps.map(([shape]) => shape)),
+      (shape): Part => ['ops', ...['--shape', shape]],
+    ),
     ['memory', ...each, ...peer()],
     ['growth', ...each],
   ]

@@ -145,26 +145,26 @@ export function judgeTargets(runs: readonly Run[]): Target[] {
   })
 }
 
-/** The targets as titles and rows, for a page or a terminal; all but two columns are numbers. */
+/** The targets as titles and rows, for a page or a terminal. */
 export function targetTable(targets: readonly Target[]): {
   titles: string[]
   rows: string[][]
   right: number[]
 } {
   return {
-    titles: ['target', 'where', 'measured', 'range', 'wanted', 'met'],
+    titles: ['target', 'measured', 'wanted', 'met', 'range', 'where'],
     rows: targets.map(({ what, where, measured, range, target, bound, unit, met }) => {
       const text = (value: number) =>
         unit === 'share' ? `${(100 * value).toFixed(1)}%` : `${value.toFixed(2)}x`
       return [
         what,
-        where,
         text(measured),
-        range ? range.map(text).join('-') : '-',
         `at ${bound} ${text(target)}`,
         met ? 'yes' : 'no',
+        range ? range.map(text).join('-') : '-',
+        where,
       ]
     }),
-    right: [2, 3, 4],
+    right: [1, 2, 4],
   }
 }

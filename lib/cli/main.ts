@@ -21,7 +21,9 @@ async function main(args: string[]): Promise<number> {
       if (helpOrVersion.includes(error.code)) return 0
       const message = error.message.replace(/^error: /, '')
       return reportError(
-        usage(message === '(outputHelp)' ? 'expected a subcommand: train, ops, serve' : message),
+        usage(
+          message === '(outputHelp)' ? 'expected a subcommand: see s2ft bench --help' : message,
+        ),
       )
     }
     return reportError(error)

@@ -15,6 +15,8 @@ const commands = [
   ['bench', 'ops'],
   ['bench', 'memory'],
   ['bench', 'growth'],
+  ['bench', 'report'],
+  ['bench', 'all'],
   ['bench', 'serve'],
   ['devices'],
 ]

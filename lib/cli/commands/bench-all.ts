@@ -4,11 +4,12 @@ import { appendFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
+import { type Benchmark, benchmarks } from '../../bench/all-parts.js'
 import { S2FTError } from '../../errors.js'
 import { type CommonOptions, makeCommand, valued } from '../common.js'
 import { interruptSignal } from '../load.js'
 import type { Output } from '../output.js'
-import { integer } from '../parse.js'
+import { integer, list, oneOf } from '../parse.js'
 import { duration, table } from '../table.js'
 import { writeReport } from './bench-report.js'
 
@@ -18,7 +19,12 @@ interface Options {
   python?: string
   output: string
   rounds: number
+  only: Benchmark[]
   quick: boolean
+}
+
+function readBenchmarks(text: string): Benchmark[] {
+  return list(text).map(oneOf(...benchmarks))
 }
 
 export function benchAllCommand(): Command {
@@ -37,6 +43,12 @@ export function benchAllCommand(): Command {
         )
         .requiredOption('--output <dir>', 'folder for results.jsonl and report.html')
         .addOption(valued('--rounds <n>', 'processes a case', integer({ min: 1 }), 2))
+        .addOption(
+          valued('--only <list>', benchmarks.join(', '), readBenchmarks).default(
+            [...benchmarks],
+            'all',
+          ),
+        )
         .option('--quick', 'few small steps, to see that all works', false),
     run,
   )
