@@ -1,6 +1,8 @@
 // How a run's first case compares with the others: in speed and in memory, round by round.
+
+import { between, times } from '../report/format.js'
 import type { CaseResult } from './case.js'
-import { type CaseIdentity, median, ratio } from './summary.js'
+import { type CaseIdentity, median, type Ratio, ratio } from './summary.js'
 
 /** One `ratio` line of `s2ft bench train` and `s2ft bench real`: `method` over `against`. */
 export interface RatioLine extends CaseIdentity {
@@ -61,4 +63,39 @@ export function ratioLines<R extends CaseResult>(
     if (known) lines.push(line('peakBytes', (r) => r.peakBytes!))
     return lines
   })
+}
+
+/** What tells a ratio line's other case. */
+type Against = Pick<RatioLine, 'quantity' | 'against' | 'againstDtype' | 'againstBatch'> & {
+  againstVariant: string | null
+}
+
+/** The lines that compare a run's first case with `other`, in speed and in memory. */
+export function ratiosTo<L extends Against>(
+  lines: readonly L[],
+  other: Omit<CaseIdentity, 'variant'> & { variant: string | null },
+): { speed: L | undefined; memory: L | undefined } {
+  const own = lines.filter(
+    (line) =>
+      line.against === other.method &&
+      line.againstDtype === other.dtype &&
+      line.againstVariant === other.variant &&
+      line.againstBatch === other.batch,
+  )
+  return {
+    speed: own.find((line) => line.quantity !== 'peakBytes'),
+    memory: own.find((line) => line.quantity === 'peakBytes'),
+  }
+}
+
+/** `1.07x`, `1.04-1.11`. */
+export function ratioCells(
+  line: Pick<RatioLine, 'ratio' | 'ratioRange'> | undefined,
+): [string, string] {
+  return [times(line?.ratio), between(line?.ratioRange)]
+}
+
+/** `1.07x (1.04-1.11)`. */
+export function ratioText(found: Ratio | null | undefined): string {
+  return found ? `${times(found.median)} (${between(found.range)})` : times(null)
 }

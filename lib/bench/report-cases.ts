@@ -1,9 +1,10 @@
 // What the report shows of cases that were measured in turn: table, bars, ratios with spread.
 import { basename } from 'node:path'
-import { bytes } from '../cli/table.js'
+import { bytes } from '../report/format.js'
 import type { Block } from '../report/html.js'
 import type { Bar, BarPlot } from '../report/plots.js'
 import type { CaseRatio, Line } from './lines.js'
+import { ratioCells, ratiosTo } from './ratios.js'
 
 /** What tells cases of a run apart. */
 export type Identity = Pick<Line<'case'>, 'method' | 'variant' | 'dtype' | 'batch'>
@@ -11,30 +12,6 @@ export type Identity = Pick<Line<'case'>, 'method' | 'variant' | 'dtype' | 'batc
 /** `peft-lora7 tuned`: a case's name among others of one element type. */
 export function caseName({ method, variant }: Pick<Identity, 'method' | 'variant'>): string {
   return variant === null || variant === 'eager' ? method : `${method} ${variant}`
-}
-
-/** The ratio lines from a run's first case to `other`, of speed and of memory. */
-export function ratiosTo(
-  ratios: readonly CaseRatio[],
-  other: Identity,
-): { speed: CaseRatio | undefined; memory: CaseRatio | undefined } {
-  const own = ratios.filter(
-    (line) =>
-      line.against === other.method &&
-      line.againstDtype === other.dtype &&
-      line.againstVariant === other.variant &&
-      line.againstBatch === other.batch,
-  )
-  return {
-    speed: own.find((line) => line.quantity !== 'peakBytes'),
-    memory: own.find((line) => line.quantity === 'peakBytes'),
-  }
-}
-
-/** `1.07x`, `1.04-1.11`. */
-export function ratioCells(line: CaseRatio | undefined): [string, string] {
-  if (!line) return ['-', '-']
-  return [`${line.ratio.toFixed(2)}x`, line.ratioRange.map((value) => value.toFixed(2)).join('-')]
 }
 
 /** Lines of one model and one shape of step, in the order of the run. */
@@ -92,7 +69,7 @@ export function compareBlocks<T extends CaseLine>(comparison: Comparison<T>): Bl
   ]
   const rows = lines.map((line, i) => [
     ...[caseName(line), line.dtype, ...columns.map((column) => column[1](line))],
-    line.peakBytes === null ? '-' : bytes(line.peakBytes),
+    bytes(line.peakBytes),
     ...[...ratioCells(found[i]!.speed), ...ratioCells(found[i]!.memory)],
   ])
   const barsOf = (of: (line: T, i: number) => Pick<Bar, 'value' | 'range'> | undefined) =>

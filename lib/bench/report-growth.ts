@@ -1,16 +1,14 @@
 // The report's part on growth: time and memory against size, in logarithms, with exponents.
-import { bytes, grouped } from '../cli/table.js'
+import { between, bytes, difference, grouped, percent } from '../report/format.js'
 import type { Block } from '../report/html.js'
 import type { Point } from '../report/plots.js'
 import type { Line } from './lines.js'
-import { signedPercent } from './report-memory.js'
 
 type Growth = Line<'growth'>
 type Fit = Line<'growth-fit'>
 type Skipped = Line<'growth-skipped'>
 
-const size = (value: number | null | undefined) =>
-  value === null || value === undefined ? '-' : bytes(value)
+const seconds = (value: number) => value.toPrecision(3)
 const amount = (x: number) => (Number.isInteger(x) ? grouped(x) : String(x))
 
 /** What is drawn of memory: loading keeps private and mapped bytes apart. */
@@ -27,8 +25,8 @@ function axisTable(axis: string, lines: readonly Growth[]): Block {
   const place = (line: Growth) => [
     line.series,
     amount(line.x),
-    line.seconds.toPrecision(3),
-    line.secondsRange.map((value) => value.toPrecision(3)).join('-'),
+    seconds(line.seconds),
+    between(line.secondsRange, seconds),
   ]
   const titles = steps
     ? [...head, 'tokens/s', 'of peak', 'planned', 'peak', 'plan is off by', 'of the step']
@@ -38,18 +36,18 @@ function axisTable(axis: string, lines: readonly Growth[]): Block {
       ? [
           ...place(line),
           line.tokensPerSecond?.toFixed(0) ?? '-',
-          typeof line.shareOfPeak === 'number' ? `${(100 * line.shareOfPeak).toFixed(1)}%` : '-',
-          size(line.plannedBytes),
-          size(line.peakBytes),
-          signedPercent(line.planDifference ?? null),
-          size(line.stepBytes),
+          percent(line.shareOfPeak),
+          bytes(line.plannedBytes),
+          bytes(line.peakBytes),
+          difference(line.planDifference),
+          bytes(line.stepBytes),
         ]
       : [
           ...place(line),
           line.bytesPerSecond === undefined ? '-' : (line.bytesPerSecond / 1e9).toFixed(2),
-          size(line.privateBytes),
-          size(line.mappedBytes),
-          size(line.peakBytes),
+          bytes(line.privateBytes),
+          bytes(line.mappedBytes),
+          bytes(line.peakBytes),
         ],
   )
   const right = titles.flatMap((_, i) => (i === 0 ? [] : [i]))

@@ -1,25 +1,12 @@
 // The report's part on memory: plan beside measured peak, and what recompute policies cost.
-import { bytes } from '../cli/table.js'
+import { bytes, difference } from '../report/format.js'
 import type { Block } from '../report/html.js'
 import type { Bar } from '../report/plots.js'
 import type { Line } from './lines.js'
+import { ratioText } from './ratios.js'
 import { bars, caseName, groupCases } from './report-cases.js'
-import type { Ratio } from './summary.js'
 
 type Memory = Line<'memory'>
-
-const size = (value: number | null) => (value === null ? '-' : bytes(value))
-
-/** `+1.2%`: how far the plan is from the peak. */
-export function signedPercent(share: number | null): string {
-  return share === null ? '-' : `${share < 0 ? '' : '+'}${(100 * share).toFixed(1)}%`
-}
-
-function times(ratio: Ratio | null | undefined): string {
-  if (!ratio) return '-'
-  const [low, high] = ratio.range.map((value) => value.toFixed(2))
-  return `${ratio.median.toFixed(2)}x (${low}-${high})`
-}
 
 function rowName(line: Memory): string {
   const parts = [caseName(line), line.dtype, line.recompute]
@@ -60,14 +47,14 @@ function groupBlocks(title: string, lines: readonly Memory[]): Block[] {
           caseName(line),
           line.dtype,
           line.recompute ?? '-',
-          size(line.plannedBytes),
-          size(line.peakBytes),
-          signedPercent(line.planDifference),
-          size(line.stepBytes),
+          bytes(line.plannedBytes),
+          bytes(line.peakBytes),
+          difference(line.planDifference),
+          bytes(line.stepBytes),
           line.seconds.toPrecision(3),
-          times(line.timeAgainstNone),
-          times(line.peakAgainstNone),
-          ...peers.map((name) => times(line.peakAgainst[name])),
+          ratioText(line.timeAgainstNone),
+          ratioText(line.peakAgainstNone),
+          ...peers.map((name) => ratioText(line.peakAgainst[name])),
         ]),
         right: [3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
       },

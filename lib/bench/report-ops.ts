@@ -1,5 +1,5 @@
 // The report's part on single operations.
-import { percent } from '../cli/table.js'
+import { between, percent, times } from '../report/format.js'
 import type { Block } from '../report/html.js'
 import type { Line, OpRatio } from './lines.js'
 
@@ -40,7 +40,7 @@ function opsTable(ops: readonly Op[], peaks: readonly Line<'peak'>[]): Block {
         op.group,
         op.dtype,
         milliseconds(op.seconds),
-        op.secondsRange.map(milliseconds).join('-'),
+        between(op.secondsRange, milliseconds),
         op.gflops === null ? '-' : rate(op.gflops),
         rate(op.gbps),
         percent(op.shareOfPeak),
@@ -61,8 +61,8 @@ function ratioBlocks(ratios: readonly OpRatio[]): Block[] {
         line.op,
         line.against,
         line.dtype,
-        `${line.ratio.toFixed(2)}x`,
-        line.ratioRange.map((value) => value.toFixed(2)).join('-'),
+        times(line.ratio),
+        between(line.ratioRange),
       ]),
       right: [3, 4],
     },

@@ -1,6 +1,6 @@
 // The report's parts on training steps: on random tokens, and on real data.
 import { basename } from 'node:path'
-import { grouped, percent } from '../cli/table.js'
+import { between, grouped, percent } from '../report/format.js'
 import type { Block } from '../report/html.js'
 import type { CaseRatio, Line } from './lines.js'
 import { caseName, compareBlocks, groupCases, modelName } from './report-cases.js'
@@ -30,9 +30,9 @@ function trainGroup(title: string, lines: readonly Case[], ratios: readonly Case
     columns: [
       ['trainable', (line) => grouped(line.trainable)],
       ['tokens/s', (line) => line.tokensPerSecond.toFixed(0)],
-      ['range', (line) => line.tokensPerSecondRange.map((value) => value.toFixed(0)).join('-')],
+      ['range', (line) => between(line.tokensPerSecondRange, (value) => value.toFixed(0))],
       ['GFLOP', (line) => line.gflop.toFixed(line.gflop < 10 ? 2 : 0)],
-      ['of peak', (line) => (line.shareOfPeak === null ? '-' : percent(line.shareOfPeak))],
+      ['of peak', (line) => percent(line.shareOfPeak)],
     ],
     plots: [
       {
@@ -76,7 +76,7 @@ export function realBlocks(lines: readonly Real[], ratios: readonly CaseRatio[])
       ['batch', (line) => String(line.batch)],
       ['trainable', (line) => grouped(line.trainable)],
       ['samples/s', (line) => line.samplesPerSecond.toFixed(2)],
-      ['range', (line) => line.samplesPerSecondRange.map((value) => value.toFixed(2)).join('-')],
+      ['range', (line) => between(line.samplesPerSecondRange)],
       ['tokens/s', (line) => line.tokensPerSecond.toFixed(0)],
       ['padding', (line) => percent(line.padding)],
       ['loss', (line) => `${line.lossFirst.toFixed(3)}-${line.lossLast.toFixed(3)}`],

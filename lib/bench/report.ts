@@ -1,5 +1,5 @@
 // Gathers benchmark results into the page that `s2ft bench report` writes.
-import { bytes, duration } from '../cli/table.js'
+import { bytes, duration } from '../report/format.js'
 import type { Block, Page, Section } from '../report/html.js'
 import type { OpRatio } from './lines.js'
 import { linesOf, type Problem, type Results, type Run } from './read-results.js'

@@ -1,4 +1,5 @@
 // What the engine is held to, and what a set of results says about each.
+import { between } from '../report/format.js'
 import type { CaseRatio, Line } from './lines.js'
 import { linesOf, type Run } from './read-results.js'
 import { caseName, groupCases, modelName } from './report-cases.js'
@@ -161,7 +162,7 @@ export function targetTable(targets: readonly Target[]): {
         text(measured),
         `at ${bound} ${text(target)}`,
         met ? 'yes' : 'no',
-        range ? range.map(text).join('-') : '-',
+        between(range, text),
         where,
       ]
     }),

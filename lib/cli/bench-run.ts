@@ -5,13 +5,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { lossDisagreement } from '../bench/agreement.js'
 import type { CaseResult } from '../bench/case.js'
-import type { RatioLine } from '../bench/ratios.js'
+import { type RatioLine, ratioCells, ratiosTo } from '../bench/ratios.js'
 import { type Case, caseLabel, runRounds } from '../bench/run.js'
 import { type CaseIdentity, identityOf } from '../bench/summary.js'
 import { S2FTError } from '../errors.js'
+import { bytes } from '../report/format.js'
 import { interruptSignal } from './load.js'
 import type { Output } from './output.js'
-import { bytes, table } from './table.js'
+import { table } from './table.js'
 
 type StepCase = Case<{ threads: number; dtype: string; batch: number }>
 
@@ -91,27 +92,6 @@ export async function measureCases<C extends StepCase, R extends CaseResult>(
   }
 }
 
-/** `1.93x` and its range. */
-function ratioCells(line: RatioLine | undefined): [string, string] {
-  if (!line) return ['-', '-']
-  const range = line.ratioRange.map((x) => x.toFixed(2)).join('-')
-  return [`${line.ratio.toFixed(2)}x`, range]
-}
-
-function ratiosAgainst(lines: readonly RatioLine[], other: CaseIdentity) {
-  const own = lines.filter(
-    (line) =>
-      line.against === other.method &&
-      line.againstDtype === other.dtype &&
-      line.againstVariant === other.variant &&
-      line.againstBatch === other.batch,
-  )
-  return {
-    speed: own.find((line) => line.quantity !== 'peakBytes'),
-    memory: own.find((line) => line.quantity === 'peakBytes'),
-  }
-}
-
 /** The fastest of each method and variant of which several cases were measured. */
 function bestLines(lines: readonly RatioLine[]): string[] {
   const speeds = lines.filter((line) => line.quantity !== 'peakBytes')
@@ -144,10 +124,10 @@ export function reportTable<S extends CaseIdentity & { peakBytes: number | null 
   const comparison = [`${first.method} is faster by`, 'range', 'with memory of']
   const titles = [...names, ...columns.map(([title]) => title), 'peak memory', ...comparison]
   const rows = summaries.map((summary) => {
-    const { speed, memory } = ratiosAgainst(ratios, summary)
+    const { speed, memory } = ratiosTo(ratios, summary)
     const { method, dtype, variant, peakBytes } = summary
     const cells = columns.map(([, cell]) => cell(summary))
-    const peak = peakBytes === null ? '-' : bytes(peakBytes)
+    const peak = bytes(peakBytes)
     const [held] = ratioCells(memory)
     return [method, dtype, variant ?? '-', ...cells, peak, ...ratioCells(speed), held]
   })

@@ -8,8 +8,8 @@ import { S2FTError } from '../errors.js'
 import { parseModelConfig } from '../model/config.js'
 import { weightFiles } from '../model/files.js'
 import { readJson, validate } from '../model/validate.js'
+import { bytes } from '../report/format.js'
 import { safetensorsHeader } from './safetensors-header.js'
-import { bytes } from './table.js'
 
 /** One recognised thing; arrays of objects are its tables. */
 export interface Part {

@@ -1,6 +1,6 @@
 // A progress bar on stderr; where stderr is no terminal, a line now and then.
 import { SingleBar } from 'cli-progress'
-import { duration } from './table.js'
+import { duration } from '../report/format.js'
 
 const SECONDS_BETWEEN_LINES = 10
 

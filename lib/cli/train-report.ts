@@ -1,6 +1,7 @@
 // Tells about a training run: data, memory plan, progress; as text or as JSON lines.
 import { describeReport, type EncodeReport } from '../data/index.js'
 import type { Model } from '../model/model.js'
+import { bytes, duration, grouped, percent } from '../report/format.js'
 import type {
   CheckpointEvent,
   EndEvent,
@@ -12,7 +13,6 @@ import type {
 } from '../trainer/types.js'
 import type { Output } from './output.js'
 import { Progress } from './progress.js'
-import { bytes, duration, grouped, percent } from './table.js'
 import type { TrainSettings } from './train-options.js'
 
 export class TrainReport {

@@ -7,8 +7,8 @@ import { shapes } from '../../lib/bench/shapes.js'
 import { ratio, summarise } from '../../lib/bench/summary.js'
 import { byteCount } from '../../lib/cli/parse.js'
 import { nearest } from '../../lib/cli/suggest.js'
-import { bytes, duration, percent } from '../../lib/cli/table.js'
 import { meanLossInterval, wilsonInterval } from '../../lib/eval/interval.js'
+import { bytes, duration, percent } from '../../lib/report/format.js'
 
 describe('intervals', () => {
   // Wilson's score interval, worked by hand from its formula.

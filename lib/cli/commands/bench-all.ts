@@ -6,11 +6,12 @@ import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
 import { type Benchmark, benchmarks } from '../../bench/all-parts.js'
 import { S2FTError } from '../../errors.js'
+import { duration } from '../../report/format.js'
 import { type CommonOptions, makeCommand, valued } from '../common.js'
 import { interruptSignal } from '../load.js'
 import type { Output } from '../output.js'
 import { integer, list, oneOf } from '../parse.js'
-import { duration, table } from '../table.js'
+import { table } from '../table.js'
 import { writeReport } from './bench-report.js'
 
 interface Options {

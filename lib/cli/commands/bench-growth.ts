@@ -10,12 +10,13 @@ import type {
 } from '../../bench/growth.js'
 import { type Axis, type GrowthAxis, growthAxes } from '../../bench/growth-axes.js'
 import { S2FTError } from '../../errors.js'
+import { between, bytes, difference, grouped, percent, times } from '../../report/format.js'
 import { makeBenchCommand } from '../bench-command.js'
 import { withScratch } from '../bench-run.js'
 import { type CommonOptions, valued } from '../common.js'
 import type { Output } from '../output.js'
 import { integer, listOf, number } from '../parse.js'
-import { bytes, difference, grouped, percent, table } from '../table.js'
+import { table } from '../table.js'
 
 interface Options {
   axis: GrowthAxis[]
@@ -99,14 +100,14 @@ function print(out: Output, axis: Axis, lines: readonly GrowthLine[]): void {
   out.line()
 }
 
-function size(value: number | null): string {
-  return value === null ? '-' : bytes(value)
-}
-
 /** x as people read it on that axis. */
 function abscissa(axis: Pick<Axis, 'axis'>, x: number): string {
   if (axis.axis === 'share') return percent(x)
   return axis.axis === 'load' ? bytes(x) : grouped(x)
+}
+
+function seconds(value: number): string {
+  return value.toPrecision(3)
 }
 
 function printSteps(out: Output, axis: Axis, points: readonly StepGrowth[]): void {
@@ -129,16 +130,16 @@ function printSteps(out: Output, axis: Axis, points: readonly StepGrowth[]): voi
       points.map((p) => [
         p.series,
         abscissa(axis, p.x),
-        p.seconds.toPrecision(3),
-        p.secondsRange.map((s) => s.toPrecision(3)).join('-'),
+        seconds(p.seconds),
+        between(p.secondsRange, seconds),
         p.tokensPerSecond.toFixed(0),
         p.gflop.toPrecision(3),
-        p.shareOfPeak === null ? '-' : percent(p.shareOfPeak),
-        size(p.peakBytes),
-        size(p.memoryBytes),
-        size(p.stepBytes),
-        size(p.plannedBytes),
-        p.planDifference === null ? '-' : difference(p.planDifference),
+        percent(p.shareOfPeak),
+        bytes(p.peakBytes),
+        bytes(p.memoryBytes),
+        bytes(p.stepBytes),
+        bytes(p.plannedBytes),
+        difference(p.planDifference),
       ]),
       { right: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] },
     ),
@@ -164,13 +165,13 @@ function printLoads(out: Output, points: readonly LoadGrowth[]): void {
         p.series,
         grouped(p.layers),
         bytes(p.fileBytes),
-        p.seconds.toPrecision(3),
-        p.secondsRange.map((s) => s.toPrecision(3)).join('-'),
+        seconds(p.seconds),
+        between(p.secondsRange, seconds),
         bytes(p.bytesPerSecond),
-        size(p.privateBytes),
-        size(p.mappedBytes),
-        size(p.peakBytes),
-        p.peakBytes === null ? '-' : `${(p.peakBytes / p.fileBytes).toFixed(2)}x`,
+        bytes(p.privateBytes),
+        bytes(p.mappedBytes),
+        bytes(p.peakBytes),
+        times(p.peakBytes && p.peakBytes / p.fileBytes),
       ]),
       { right: [1, 2, 3, 4, 5, 6, 7, 8, 9] },
     ),

@@ -2,10 +2,11 @@
 import type { Command } from 'commander'
 import { type MemorySummary, memoryCases, recomputePolicies } from '../../bench/memory.js'
 import { benchMethods } from '../../bench/operations.js'
+import { ratioText } from '../../bench/ratios.js'
 import { shapes } from '../../bench/shapes.js'
-import type { Ratio } from '../../bench/summary.js'
 import { S2FTError } from '../../errors.js'
 import type { Recompute } from '../../native/binding.js'
+import { bytes, difference, times } from '../../report/format.js'
 import { makeBenchCommand } from '../bench-command.js'
 import { benchDirectory, benchShape } from '../bench-model.js'
 import {
@@ -18,7 +19,7 @@ import { withScratch } from '../bench-run.js'
 import { type CommonOptions, valued } from '../common.js'
 import type { Output } from '../output.js'
 import { integer, listOf } from '../parse.js'
-import { bytes, difference, table } from '../table.js'
+import { table } from '../table.js'
 
 interface Options extends MethodOptions {
   model: string
@@ -84,22 +85,12 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
       rounds,
       ({ name, spec }, round, { peakBytes }) => {
         const what = [name, spec.dtype, spec.recompute].filter(Boolean).join(' ')
-        out.note(`round ${round + 1}/${rounds}  ${what}: ${size(peakBytes)}`)
+        out.note(`round ${round + 1}/${rounds}  ${what}: ${bytes(peakBytes)}`)
       },
       signal,
     )
     print(out, summariseMemory(cases, results, model, shape))
   })
-}
-
-function size(value: number | null): string {
-  return value === null ? '-' : bytes(value)
-}
-
-function times(ratio: Ratio | null | undefined, range = true): string {
-  if (!ratio) return '-'
-  const [low, high] = ratio.range.map((x) => x.toFixed(2))
-  return `${ratio.median.toFixed(2)}x${range ? ` (${low}-${high})` : ''}`
 }
 
 function print(out: Output, summaries: readonly MemorySummary[]): void {
@@ -129,15 +120,15 @@ function print(out: Output, summaries: readonly MemorySummary[]): void {
         s.method,
         s.dtype,
         s.recompute ?? '-',
-        size(s.plannedBytes),
-        size(s.peakBytes),
-        s.planDifference === null ? '-' : difference(s.planDifference),
-        size(s.stepBytes),
+        bytes(s.plannedBytes),
+        bytes(s.peakBytes),
+        difference(s.planDifference),
+        bytes(s.stepBytes),
         s.recompute ? s.recomputedGflop.toFixed(0) : '-',
         s.seconds.toPrecision(3),
-        times(s.timeAgainstNone),
-        times(s.peakAgainstNone, false),
-        ...peers.map((name) => times(s.peakAgainst[name], false)),
+        ratioText(s.timeAgainstNone),
+        times(s.peakAgainstNone?.median),
+        ...peers.map((name) => times(s.peakAgainst[name]?.median)),
       ]),
       { right: [3, 4, 5, 6, 7, 8, 9, 10, 11, 12] },
     ),

@@ -3,11 +3,12 @@ import type { Command } from 'commander'
 import type { OpsReport } from '../../bench/ops.js'
 import { shapes } from '../../bench/shapes.js'
 import { S2FTError } from '../../errors.js'
+import { between, percent, times } from '../../report/format.js'
 import { makeBenchCommand } from '../bench-command.js'
 import { type CommonOptions, valued } from '../common.js'
 import { type Output, usage } from '../output.js'
 import { integer, number, oneOf } from '../parse.js'
-import { percent, table } from '../table.js'
+import { table } from '../table.js'
 
 interface Options {
   shape: string
@@ -98,7 +99,7 @@ function print(out: Output, options: Options, dtype: string, report: OpsReport):
       report.ops.map((op) => [
         op.op,
         time(op.seconds),
-        op.secondsRange.map(time).join('-'),
+        between(op.secondsRange, time),
         op.gflops === null ? '-' : rate(op.gflops),
         rate(op.gbps),
         percent(op.shareOfPeak),
@@ -110,12 +111,7 @@ function print(out: Output, options: Options, dtype: string, report: OpsReport):
   out.line(
     table(
       ['kernel', 'is faster than', 'by', 'range'],
-      report.ratios.map((r) => [
-        r.op,
-        r.against,
-        `${r.ratio.toFixed(2)}x`,
-        r.ratioRange.map((x) => x.toFixed(2)).join('-'),
-      ]),
+      report.ratios.map((r) => [r.op, r.against, times(r.ratio), between(r.ratioRange)]),
       { right: [2, 3] },
     ),
   )

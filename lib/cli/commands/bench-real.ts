@@ -9,6 +9,7 @@ import { type RealCase, samplesPerSecond, summariseReal } from '../../bench/real
 import { peerCase } from '../../bench/run.js'
 import { identityOf } from '../../bench/summary.js'
 import type { EncodedSample } from '../../data/index.js'
+import { between, grouped, percent } from '../../report/format.js'
 import { makeBenchCommand } from '../bench-command.js'
 import { benchShape } from '../bench-model.js'
 import {
@@ -24,7 +25,6 @@ import { measureCases, reportTable, withScratch } from '../bench-run.js'
 import { type CommonOptions, valued } from '../common.js'
 import { type Output, usage } from '../output.js'
 import { integer, integers } from '../parse.js'
-import { grouped, percent } from '../table.js'
 
 const LEARNING_RATE = 2e-4
 
@@ -167,7 +167,7 @@ function report(
     ['batch', (s) => `${s.batch}`],
     ['trainable', (s) => grouped(s.trainable)],
     ['samples/s', (s) => s.samplesPerSecond.toFixed(2)],
-    ['range', (s) => s.samplesPerSecondRange.map((x) => x.toFixed(2)).join('-')],
+    ['range', (s) => between(s.samplesPerSecondRange)],
     ['tokens/s', (s) => s.tokensPerSecond.toFixed(0)],
     ['padding', (s) => percent(s.padding)],
     ['loss', (s) => `${s.lossFirst.toFixed(3)}-${s.lossLast.toFixed(3)}`],

@@ -7,6 +7,7 @@ import { ratioLines } from '../../bench/ratios.js'
 import { type Case, peerCase } from '../../bench/run.js'
 import { type ShapeConfig, shapes } from '../../bench/shapes.js'
 import { identityOf, median, summarise } from '../../bench/summary.js'
+import { between, grouped, percent } from '../../report/format.js'
 import { makeBenchCommand } from '../bench-command.js'
 import { benchDirectory, benchShape } from '../bench-model.js'
 import {
@@ -23,7 +24,6 @@ import { measureCases, reportTable, withScratch } from '../bench-run.js'
 import { type CommonOptions, valued } from '../common.js'
 import type { Output } from '../output.js'
 import { integer } from '../parse.js'
-import { grouped, percent } from '../table.js'
 
 interface Options extends MethodOptions, PeerOptions {
   model: string
@@ -137,9 +137,9 @@ function report(
   reportTable(out, summaries, ratios, [
     ['trainable', (s) => grouped(s.trainable)],
     ['tokens/s', (s) => s.tokensPerSecond.toFixed(0)],
-    ['range', (s) => s.tokensPerSecondRange.map((x) => x.toFixed(0)).join('-')],
+    ['range', (s) => between(s.tokensPerSecondRange, (x) => x.toFixed(0))],
     ['GFLOP', (s) => s.gflop.toFixed(0)],
-    ['of peak', (s) => (s.shareOfPeak === null ? '-' : percent(s.shareOfPeak))],
+    ['of peak', (s) => percent(s.shareOfPeak)],
   ])
   const peaks = new Map(summaries.map((s) => [s.dtype, s.peakGflops]))
   for (const [dtype, peak] of peaks) {

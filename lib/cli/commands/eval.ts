@@ -7,12 +7,12 @@ import type { Command } from 'commander'
 import type { TemplateName } from '../../data/index.js'
 import { S2FTError } from '../../errors.js'
 import type { EvalOptions, EvalTask } from '../../eval/types.js'
+import { percent } from '../../report/format.js'
 import { type CommonOptions, makeCommand, valued } from '../common.js'
 import { interruptSignal, loadModel } from '../load.js'
 import { type Output, usage } from '../output.js'
 import { integer, oneOf } from '../parse.js'
 import { Progress } from '../progress.js'
-import { percent } from '../table.js'
 
 interface Options {
   model: string

@@ -1,7 +1,8 @@
 // s2ft inspect: explains a directory: model, adapter, checkpoint or training output.
 import type { Command } from 'commander'
+import { grouped } from '../../report/format.js'
 import { makeCommand } from '../common.js'
-import { grouped, table } from '../table.js'
+import { table } from '../table.js'
 
 interface Options {
   dir: string

@@ -1,7 +1,7 @@
 // s2ft merge: base and adapter become one Hugging Face directory.
 import type { Command } from 'commander'
+import { bytes } from '../../report/format.js'
 import { makeCommand } from '../common.js'
-import { bytes } from '../table.js'
 
 interface MergeOptions {
   model: string
