@@ -186,9 +186,13 @@ const growthFit = z.object({
   to: z.number(),
 })
 
+/** Printed by `s2ft bench all`; a report judges anew. */
+const target = z.object({ type: z.literal('target'), what: z.string(), met: z.boolean() })
+
 const schemas = {
   run,
   end,
+  target,
   peers,
   case: trainCase,
   real,

@@ -8,7 +8,8 @@ import type { Output } from './output.js'
 
 /**
  * As makeCommand, with `--output <file>`: JSON lines are appended there, headed by one that
- * describes the command and the machine. stdout stays as it is without.
+ * describes the command and the machine. stdout stays as it is without: what was measured, and
+ * nothing of how it was or how it compares.
  */
 export function makeBenchCommand<T extends object>(
   name: string,
@@ -22,7 +23,7 @@ export function makeBenchCommand<T extends object>(
     (command) =>
       setup(command).option(
         '--output <file>',
-        'append the JSON lines to this file too, for s2ft bench report',
+        'append JSON lines to this file, with ratios and remarks, for s2ft bench report',
       ),
     async (options, out, command) => {
       if (options.output !== undefined) await keepLines(options.output, options.threads, out)

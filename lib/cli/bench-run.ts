@@ -60,14 +60,14 @@ export async function measureCases<C extends StepCase, R extends CaseResult>(
       out.note(`round ${round + 1}/${rounds}  ${caseLabel(item)}: ${progress(item, result)}`),
     signal,
     (item, { code, message }) => {
-      out.event({ type: 'failure', bench, ...identityOf(item), code, message })
+      out.keep({ type: 'failure', bench, ...identityOf(item), code, message })
       out.note(`failed: ${message}`)
       failures.push(caseLabel(item))
     },
   )
   for (const [i, item] of cases.entries()) {
     const warn = (message: string) => {
-      out.event({ type: 'warning', bench, ...identityOf(item), message })
+      out.keep({ type: 'warning', bench, ...identityOf(item), message })
       out.note(`warning: ${message}`)
     }
     const [first] = results[i]!
@@ -109,7 +109,7 @@ function bestLines(lines: readonly RatioLine[]): string[] {
 }
 
 /**
- * Prints the ratios as JSON lines, and a table of the cases: their names, the `columns`, peak
+ * Keeps the ratios for reports, and prints a table of the cases: their names, the `columns`, peak
  * memory, and how the first case compares.
  */
 export function reportTable<S extends CaseIdentity & { peakBytes: number | null }>(
@@ -118,7 +118,7 @@ export function reportTable<S extends CaseIdentity & { peakBytes: number | null 
   ratios: readonly RatioLine[],
   columns: readonly (readonly [string, (summary: S) => string])[],
 ): void {
-  for (const line of ratios) out.event(line)
+  for (const line of ratios) out.keep(line)
   const first = summaries[0]!
   const names = ['method', 'type', 'variant']
   const comparison = [`${first.method} is faster by`, 'range', 'with memory of']

@@ -22,8 +22,8 @@ export class Output {
   constructor(readonly json: boolean) {}
 
   /**
-   * From now on events are appended to `file` too, with --json or without; `first` goes before
-   * them once there is one.
+   * From now on events and what is kept are appended to `file`, with --json or without; `first`
+   * goes before them once there is one.
    */
   keepIn(file: string, first: object): void {
     this.file = file
@@ -32,9 +32,14 @@ export class Output {
 
   /** One JSON object on a line of its own; only with --json. */
   event(value: object): void {
-    const line = `${JSON.stringify(value)}\n`
-    if (this.json) process.stdout.write(line)
+    if (this.json) process.stdout.write(`${JSON.stringify(value)}\n`)
+    this.keep(value)
+  }
+
+  /** One JSON object for the file alone. */
+  keep(value: object): void {
     if (this.file === undefined) return
+    const line = `${JSON.stringify(value)}\n`
     const first = this.first ? `${JSON.stringify(this.first)}\n` : ''
     this.first = undefined
     appendFileSync(this.file, first + line)

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { expectError, jsonLines, s2ft, tinyModel } from '../cli/support.js'
 import { temporaryDirectory } from '../support/directories.js'
-import { peerPython, standIn } from './support.js'
+import { benchLines, peerPython, standIn } from './support.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const data = join(root, 'examples', 'quickstart', 'train.jsonl')
@@ -25,10 +25,12 @@ const names = (lines: Record<string, unknown>[], type: string) =>
 
 describe('without peers', () => {
   test('bench real prints what was trained and how fast', () => {
-    const lines = jsonLines(s2ft([...real, ...few, '--methods', 's2ft,full', '--json']))
-    expect(lines.map((l) => l.type)).toEqual(['real', 'real', 'ratio', 'ratio'])
-    expect(lines[0]).toMatchObject({ method: 's2ft', variant: null, samples: 8, steps: 2 })
-    for (const line of lines.slice(0, 2)) {
+    const { printed, kept } = benchLines([...real, ...few, '--methods', 's2ft,full'])
+    expect(printed.map((l) => l.type)).toEqual(['real', 'real'])
+    expect(kept.map((l) => l.type)).toEqual(['run', 'real', 'real', 'ratio', 'ratio'])
+    expect(kept.slice(1, 3)).toEqual(printed)
+    expect(printed[0]).toMatchObject({ method: 's2ft', variant: null, samples: 8, steps: 2 })
+    for (const line of printed) {
       expect(line.samplesPerSecond).toBeGreaterThan(0)
       expect(line.tokensPerSecond).toBeGreaterThan(line.samplesPerSecond as number)
       expect(line.trainedShare).toBeGreaterThan(0)
@@ -40,8 +42,8 @@ describe('without peers', () => {
       expect(line.lossFirst as number).toBeCloseTo(line.lossBase as number, 4)
       expect(line.lossLast).not.toBe(line.lossFirst)
     }
-    expect(lines[2]).toMatchObject({ quantity: 'samplesPerSecond', against: 'full' })
-    expect(lines[3]).toMatchObject({ quantity: 'peakBytes', bench: 'real' })
+    expect(kept[3]).toMatchObject({ quantity: 'samplesPerSecond', against: 'full' })
+    expect(kept[4]).toMatchObject({ quantity: 'peakBytes', bench: 'real' })
   })
 
   test('rows without anything to learn are made up for by later ones', () => {
@@ -78,17 +80,24 @@ describe('without peers', () => {
 
 describe('with a stand-in for Python', () => {
   test('a case that fails costs no other its results', () => {
-    const flags = ['--python', standIn(), '--peers', 'eager,tuned', '--json']
-    const ran = s2ft([...train, ...short, ...flags, '--methods', 's2ft,lora7,full'])
+    const flags = ['--python', standIn(), '--peers', 'eager,tuned', '--methods', 's2ft,lora7,full']
+    const { ran, printed, kept: lines } = benchLines([...train, ...short, ...flags])
     expect(ran.status).toBe(1)
     expect(ran.stderr).toMatch(
       /\[INTERNAL\] 2 of 9 cases failed: peft-full f32 eager, batch 2; peft-full f32 tuned, batch 2\n$/,
     )
-    const lines = jsonLines({ ...ran, status: 0 })
-    expect(lines[0]).toMatchObject({ type: 'peers', torch: '1' })
+    expect(lines[1]).toMatchObject({ type: 'peers', torch: '1' })
     expect(names(lines, 'failure')).toEqual(['peft-full f32 eager 2', 'peft-full f32 tuned 2'])
     expect(lines.find((l) => l.type === 'failure')!.message).toMatch(/status 3: .*no room/)
-    expect(names(lines, 'case')).toEqual([
+    // Whoever reads stdout finds cases alone, with what they are documented to hold.
+    expect(printed).toEqual(lines.filter((l) => l.type === 'case'))
+    for (const line of printed) {
+      expect(line).toMatchObject({ method: expect.any(String), model: tinyModel, dtype: 'f32' })
+      for (const key of ['device', 'tokensPerSecond', 'peakBytes', 'gflop', 'shareOfPeak']) {
+        expect(line).toHaveProperty(key)
+      }
+    }
+    expect(names(printed, 'case')).toEqual([
       's2ft f32 null 2',
       'lora7 f32 null 2',
       'full f32 null 2',
@@ -108,7 +117,7 @@ describe('with a stand-in for Python', () => {
 
   test('peers run in every element type and batch size; the best is named', () => {
     const flags = ['--python', standIn(), '--peer-dtypes', 'bf16,f32', '--peer-batches', '4,1']
-    const lines = jsonLines(s2ft([...real, ...few, ...flags, '--json']))
+    const { kept: lines } = benchLines([...real, ...few, ...flags])
     expect(names(lines, 'real').slice(1)).toEqual([
       'peft-lora7 bf16 eager 4',
       'peft-lora7 bf16 eager 1',
@@ -133,8 +142,9 @@ describe.skipIf(!python)(`with PyTorch${python ? '' : ' (missing)'}`, () => {
 
   test('every peer does the work of our methods', () => {
     const methods = 'peft-lora3,peft-lora7,peft-dora3,peft-full,torch-s2ft'
-    const flags = ['--python', python!, '--peer-methods', methods, '--rounds', '1', '--json']
-    const lines = jsonLines(s2ft([...train, ...short, ...flags]))
+    const flags = ['--python', python!, '--peer-methods', methods, '--rounds', '1']
+    const { ran, kept: lines } = benchLines([...train, ...short, ...flags])
+    expect(ran.status, ran.stderr).toBe(0)
     expect(names(lines, 'case').slice(4)).toEqual(methods.split(',').map((m) => `${m} f32 eager 2`))
     // Same weights, same tokens, same loss: no warning.
     expect(lines.filter((l) => l.type === 'warning')).toEqual([])
@@ -149,7 +159,8 @@ describe.skipIf(!python)(`with PyTorch${python ? '' : ' (missing)'}`, () => {
 
   test('a compiled peer runs on padded batches and learns the same', () => {
     const peers = ['--python', python!, '--peers', 'tuned', '--peer-methods', 'torch-s2ft']
-    const lines = jsonLines(s2ft([...real, ...few, ...peers, '--rounds', '1', '--json']))
+    const { ran, kept: lines } = benchLines([...real, ...few, ...peers, '--rounds', '1'])
+    expect(ran.status, ran.stderr).toBe(0)
     expect(lines.filter((l) => l.type === 'warning')).toEqual([])
     const [ours, peer] = lines.filter((l) => l.type === 'real')
     expect(peer!.lossFirst as number).toBeCloseTo(ours!.lossFirst as number, 3)

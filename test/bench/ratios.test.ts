@@ -116,6 +116,7 @@ test('a real case is summed up by what was timed', () => {
   const real = (seconds: number[], peakBytes: number): RealResult => ({
     ...result(seconds, peakBytes),
     lossFirst: 3,
+    loss: 1,
     positions: 80,
   })
   const timed = [sample(10, 5), sample(30, 5), sample(15, 1), sample(5, 1)]

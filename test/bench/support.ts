@@ -1,7 +1,9 @@
-// Pythons for the benchmarks of peers: a real one where it is found, and a stand-in.
+// Runs of benchmarks with what they keep, and Pythons for the peers: a real one where it is
+// found, and a stand-in.
 import { spawnSync } from 'node:child_process'
-import { chmodSync, writeFileSync } from 'node:fs'
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { type Ran, s2ft } from '../cli/support.js'
 import { temporaryDirectory } from '../support/directories.js'
 
 /** A Python with torch, transformers and peft: S2FT_PEER_PYTHON, else python3 if it has them. */
@@ -42,4 +44,19 @@ console.log(JSON.stringify({
   )
   chmodSync(path, 0o755)
   return path
+}
+
+type Lines = Record<string, unknown>[]
+
+const parse = (text: string): Lines =>
+  text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line))
+
+/** Runs a benchmark: the lines that --json prints, and those of its --output file. */
+export function benchLines(args: string[]): { ran: Ran; printed: Lines; kept: Lines } {
+  const file = join(temporaryDirectory(), 'results.jsonl')
+  const ran = s2ft([...args, '--json', '--output', file])
+  return { ran, printed: parse(ran.stdout), kept: parse(readFileSync(file, 'utf8')) }
 }

@@ -18,8 +18,9 @@ import { residentMemory } from '../../lib/bench/resident.js'
 import type { Case } from '../../lib/bench/run.js'
 import { type ShapeConfig, shapes } from '../../lib/bench/shapes.js'
 import { packageRoot } from '../../lib/native/load.js'
+import { benchLines } from '../bench/support.js'
 import { temporaryDirectory } from '../support/directories.js'
-import { expectError, jsonLines, s2ft } from './support.js'
+import { expectError, s2ft } from './support.js'
 
 const small: ShapeConfig = {
   ...shapes['smollm2-135m']!,
@@ -311,10 +312,11 @@ test('a case whose plan does not fit says so and takes no step', async () => {
 })
 
 test('the command measures every axis, a JSON object a line', () => {
-  const lines = jsonLines(s2ft(['bench', 'growth', '--quick', '--rounds', '1', '--json']))
-  const points = lines.filter((line) => line.type === 'growth')
+  const { ran, printed: points, kept } = benchLines(['bench', 'growth', '--quick', '--rounds', '1'])
+  expect(ran.status, ran.stderr).toBe(0)
+  expect(points).toEqual(kept.filter((line) => line.type === 'growth'))
   expect([...new Set(points.map((line) => line.axis))]).toEqual([...growthAxes])
-  expect(new Set(lines.map((line) => line.type))).toEqual(new Set(['growth', 'growth-fit']))
+  expect(new Set(kept.map((line) => line.type))).toEqual(new Set(['run', 'growth', 'growth-fit']))
   for (const p of points) {
     expect(p.seconds).toBeGreaterThan(0)
     expect(p.peakBytes).toBeGreaterThan(0)

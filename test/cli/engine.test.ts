@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { benchLines } from '../bench/support.js'
 import { temporaryDirectory } from '../support/directories.js'
 import { readSafetensors } from '../support/safetensors.js'
 import { expectError, hasTokenizer, jsonLines, makeModel, s2ft, start } from './support.js'
@@ -191,25 +192,18 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
       '--rounds',
       '2',
     ]
-    const lines = jsonLines(
-      s2ft([
-        'bench',
-        'train',
-        '--model',
-        model,
-        '--channels',
-        '8',
-        '--dtype',
-        'f32',
-        '--json',
-        ...few,
-      ]),
-    )
-    const cases = lines.filter((line) => line.type === 'case')
+    const {
+      ran,
+      printed: cases,
+      kept,
+    } = benchLines([
+      ...['bench', 'train', '--model', model, '--channels', '8', '--dtype', 'f32', ...few],
+    ])
+    expect(ran.status, ran.stderr).toBe(0)
     expect(cases.map((c) => c.method)).toEqual(['s2ft', 'lora3', 'lora7', 'full'])
     // 8 channels of gate, up and down, hidden size 64, two layers.
     expect(cases[0]).toMatchObject({ trainable: 8 * 3 * 64 * 2, batch: 1, sequence: 8, steps: 4 })
-    const ratios = lines.filter((line) => line.type === 'ratio')
+    const ratios = kept.filter((line) => line.type === 'ratio')
     expect(ratios.map((r) => r.against)).toEqual(
       ['lora3', 'lora7', 'full'].flatMap((name) => [name, name]),
     )

@@ -74,7 +74,11 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
       if (!wanted.includes(axis.axis)) continue
       const how = { dtype, device, arithmetic, rounds, warmup, steps, seconds }
       const lines = await runAxis(axis, how, scratch, (text) => out.note(text), signal)
-      for (const line of lines) out.event(line)
+      for (const line of lines) {
+        if (line.type === 'growth') out.event(line)
+        else out.keep(line)
+        if (out.json && line.type === 'growth-skipped') out.note(skipped(line))
+      }
       print(out, axis, lines)
     }
   })

@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import { type MemorySummary, memoryCases, recomputePolicies } from '../../bench/memory.js'
 import { benchMethods } from '../../bench/operations.js'
+import { peerVersions } from '../../bench/peers.js'
 import { ratioText } from '../../bench/ratios.js'
 import { shapes } from '../../bench/shapes.js'
 import { S2FTError } from '../../errors.js'
@@ -75,6 +76,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
   const { model, rounds, dtype, json: _, ...rest } = options
   const dtypes: BenchDtype[] = dtype === 'auto' ? ['bf16', 'f32'] : [dtype]
   await withScratch(out, async (scratch, signal) => {
+    if (options.python !== undefined) out.keep(await peerVersions(options.python, signal))
     const directories: Partial<Record<BenchDtype, string>> = {}
     for (const type of dtypes) {
       directories[type] = await benchDirectory(model, shape, type, scratch)

@@ -99,7 +99,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
   const { intermediate_size: intermediate } = await benchShape(directory)
   checkChannels(options, intermediate)
   await withScratch(out, async (scratch, signal) => {
-    if (options.python !== undefined) out.event(await peerVersions(options.python, signal))
+    if (options.python !== undefined) out.keep(await peerVersions(options.python, signal))
     const { device, arithmetic, threads, maxLength } = options
     const count = (warmup + options.steps) * batch
     const samples = await realSamples(directory, file, count, { batchSize: batch, maxLength })

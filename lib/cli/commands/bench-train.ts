@@ -65,7 +65,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
   const peers = plannedPeers(options, { methods: peersOf(options.methods), dtype })
   const tokens = options.batch * options.sequence
   await withScratch(out, async (scratch, signal) => {
-    if (options.python !== undefined) out.event(await peerVersions(options.python, signal))
+    if (options.python !== undefined) out.keep(await peerVersions(options.python, signal))
     const directories = new Map<BenchDtype, string>()
     for (const type of new Set([dtype, ...peers.map((peer) => peer.dtype)])) {
       directories.set(type, await benchDirectory(options.model, shape, type, scratch))
