@@ -53,6 +53,20 @@ void place_parts(Model& model, int64_t tokens, Arena& arena) {
   arena.release(top);
 }
 
+void place_backward(const Model& model, int64_t tokens, Arena& arena, Activations& a) {
+  const ModelConfig& c = model.config;
+  const DType t = model.dtype;
+  a.d_normed = arena.matrix(t, tokens, c.hidden_size);
+  // The two halves of a layer's backward take turns.
+  const size_t base = arena.mark();
+  a.d_hidden = arena.matrix(t, tokens, c.intermediate_size);
+  const size_t top = arena.mark();
+  arena.release(base);
+  a.d_qkv = arena.matrix(t, tokens, c.qkv_size());
+  a.d_attention = arena.matrix(t, tokens, c.q_size());
+  arena.release(std::max(top, arena.mark()));
+}
+
 }  // namespace
 
 Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
@@ -66,8 +80,14 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   a.first_saved = r.training ? std::max(0, model.lowest_trainable()) : c.layers;
   a.layers.resize(c.layers);
 
-  // Shared by every layer that keeps nothing. Norm outputs and SwiGLU are scratch for
-  // both directions: whoever needs them computes them just before.
+  // The head never lives at the same time as a layer: its logits lie over what layers and
+  // their backward share.
+  const size_t base = arena.mark();
+  a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);
+  const size_t head_top = arena.mark();
+  arena.release(base);
+  // Norm outputs and SwiGLU are scratch for both directions: whoever needs them computes
+  // them just before.
   LayerActivations shared;
   place_cheap(model, r.tokens, arena, shared);
   shared.mlp_in = shared.attention_in;  // never alive together
@@ -76,6 +96,9 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   Mat ping[2];
   if (a.first_saved > 0)
     for (Mat& m : ping) m = arena.matrix(t, r.tokens, c.hidden_size);
+  if (r.training) place_backward(model, r.tokens, arena, a);
+  arena.release(std::max(head_top, arena.mark()));
+
   for (int i = 0; i < c.layers; ++i) {
     LayerActivations& l = a.layers[i];
     const bool saved = i >= a.first_saved;
@@ -92,21 +115,7 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   place_parts(model, r.tokens, arena);
   a.head_rows = arena.matrix(t, padded_tokens(r.trained), c.hidden_size);
   a.head_normed = arena.matrix(t, a.head_chunk, c.hidden_size);
-  if (!r.training) {
-    a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);
-    return a;
-  }
-  a.d_head_rows = a.head_rows;
-  // The head and the two halves of a layer's backward never live at the same time.
-  const size_t base = arena.mark();
-  a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);
-  arena.release(base);
-  a.d_normed = arena.matrix(t, r.tokens, c.hidden_size);
-  const size_t halves = arena.mark();
-  a.d_hidden = arena.matrix(t, r.tokens, c.intermediate_size);
-  arena.release(halves);
-  a.d_qkv = arena.matrix(t, r.tokens, c.qkv_size());
-  a.d_attention = arena.matrix(t, r.tokens, c.q_size());
+  if (r.training) a.d_head_rows = a.head_rows;
   return a;
 }
 

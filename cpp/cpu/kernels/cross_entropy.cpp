@@ -8,6 +8,13 @@
 namespace s2ft::S2FT_ISA {
 namespace {
 
+S2FT_INLINE vf existing(vf x, AllLanes) {
+  return x;
+}
+S2FT_INLINE vf existing(vf x, SomeLanes some) {
+  return kIota < some.n ? x : vf{};
+}
+
 S2FT_INLINE float row_max(const float* x, int64_t n) {
   vf m = splat(x[0]);
   int64_t j = 0;
@@ -17,37 +24,42 @@ S2FT_INLINE float row_max(const float* x, int64_t n) {
   return result;
 }
 
-// In blocks: a vocabulary of 100,000 terms in one f32 sum would lose two digits, and a
-// compiler that does not vectorise adds a block's terms one after the other.
-S2FT_INLINE double row_sum_exp(const float* x, int64_t n, float max) {
-  constexpr int64_t kBlock = 256;
-  double sum = 0;
+constexpr int64_t kBlock = 512;
+
+// In blocks: a vocabulary of 100,000 terms in one f32 sum would lose two digits. The
+// terms go to `terms` where it is given; it may be x.
+S2FT_INLINE double row_sum_exp(float* terms, const float* x, int64_t n, float max) {
+  double total = 0;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t end = n - begin < kBlock ? n : begin + kBlock;
-    float part = 0;
-#pragma omp simd reduction(+ : part)
-    for (int64_t j = begin; j < end; ++j) part += fast_exp(x[j] - max);
-    sum += double(part);
+    const int64_t end = min_of(begin + kBlock, n);
+    vf part{};
+    lanes(begin, end, [&](int64_t j, auto some) {
+      vf term = exp(take(x + j, some) - max);
+      if (terms) give(terms + j, term, some);
+      part += existing(term, some);
+    });
+    total += double(sum(part));
   }
-  return sum;
+  return total;
 }
 
-// d may start at x's address with narrower elements. A block is read whole before it is
-// written, and writing block b reaches no byte of the blocks after it; the barriers keep
-// the compiler, to which float and bf16 never alias, from reordering that.
+// d = exp(x - max) * factor, or x * factor where x holds the terms already. d may start
+// at x's address with narrower elements: a block is read whole before it is written, and
+// writing block b reaches no byte of the blocks after it; the barriers keep the compiler,
+// to which float and bf16 never alias, from reordering that.
 template <class D>
-S2FT_INLINE void row_gradient(D* d, const float* x, int64_t n, float max, float factor) {
-  constexpr int64_t kBlock = 512;
+S2FT_INLINE void row_gradient(D* d, const float* x, int64_t n, bool terms, float max,
+                              float factor) {
   float block[kBlock];
   for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t m = n - begin < kBlock ? n - begin : kBlock;
-    const float* source = x + begin;
-    D* target = d + begin;
-#pragma omp simd
-    for (int64_t j = 0; j < m; ++j) block[j] = fast_exp(source[j] - max) * factor;
+    const int64_t m = min_of(kBlock, n - begin);
+    lanes(0, m, [&](int64_t j, auto some) {
+      const vf v = take(x + begin + j, some);
+      store(block + j, (terms ? v : exp(v - max)) * factor);
+    });
     asm volatile("" ::: "memory");
-#pragma omp simd
-    for (int64_t j = 0; j < m; ++j) put(target, j, block[j]);
+    lanes(0, m,
+          [&](int64_t j, auto some) { give(d + begin + j, load(block + j), some); });
     asm volatile("" ::: "memory");
   }
 }
@@ -63,18 +75,21 @@ void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
       const int32_t target = targets[i];
       assert(target >= 0 && target < n);
       const float max = row_max(x, n);
-      const double exact_sum = row_sum_exp(x, n, max);
-      const float sum = float(exact_sum);
       const float at_target = x[target];
+      // Logits that the gradient will cover need not be kept until then.
+      const bool terms = dlogits.data && dlogits.data == logits.data;
+      const double exact_sum =
+          row_sum_exp(terms ? row<float>(logits, i) : nullptr, x, n, max);
+      const float sum = float(exact_sum);
       nll[i] = float(std::log(exact_sum) + (double(max) - double(at_target)));
       if (!dlogits) continue;
       // softmax - 1 at the target, from the f32 probability before any rounding.
-      const float probability = fast_exp(at_target - max) / sum;
+      const float probability = exp(splat(at_target - max))[0] / sum;
       const float hit = (probability - 1.0f) * gradient_scale;
       with_type(dlogits.dtype, [&](auto* type) {
         using D = S2FT_TYPE_OF(type);
         D* d = row<D>(dlogits, i);
-        row_gradient(d, x, n, max, gradient_scale / sum);
+        row_gradient(d, x, n, terms, max, gradient_scale / sum);
         put(d, target, hit);
       });
     }

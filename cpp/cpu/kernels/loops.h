@@ -1,5 +1,5 @@
 // What the element-wise and row kernels share: how work is split over threads, element
-// access in f32 whatever the storage, and an exponential that vectorises.
+// access in f32 whatever the storage.
 #pragma once
 
 #include <omp.h>
@@ -138,28 +138,6 @@ S2FT_INLINE void lanes(int64_t begin, int64_t end, F&& f) {
   int64_t j = begin;
   for (; j + kLanes <= end; j += kLanes) f(j, AllLanes{});
   if (j < end) f(j, SomeLanes{int(end - j)});
-}
-
-/// e^x within 2 units in the last place; 0 below -87.3, finite (2.4e38) above 88.37. A
-/// NaN stays one.
-S2FT_INLINE float fast_exp(float x) {
-  const float clamped = x > 88.37f ? 88.37f : x;
-  const float magic = 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the integer
-  const float shifted = clamped * 1.44269504f + magic, n = shifted - magic;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, 4);
-  bits = (bits << 23) + 0x3f800000u;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return x < -87.3f ? 0.0f : p * power;
 }
 
 }  // namespace s2ft::S2FT_ISA

@@ -16,22 +16,6 @@ inline constexpr int kTileRows = 6, kTileVectors = 2;
 inline constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 
-S2FT_INLINE int round_up(int n, int multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-S2FT_INLINE int64_t round_up_to_lanes(int64_t n) {
-  return (n + kLanes - 1) / kLanes * kLanes;
-}
-S2FT_INLINE int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-S2FT_INLINE int64_t min_of(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-S2FT_INLINE int64_t max_of(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-
 template <bool kDot>
 S2FT_INLINE vf multiply_add(vf a, vf b, vf c) {
 #if defined(S2FT_DOT_BF16)

@@ -54,6 +54,23 @@ S2FT_INLINE vf from_bits(vu x) {
   return reinterpret_cast<vf>(x);
 }
 
+// -- sizes ----------------------------------------------------------------------------
+S2FT_INLINE int round_up(int n, int multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+S2FT_INLINE int64_t round_up_to_lanes(int64_t n) {
+  return (n + kLanes - 1) / kLanes * kLanes;
+}
+S2FT_INLINE int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+S2FT_INLINE int64_t min_of(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+S2FT_INLINE int64_t max_of(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
 // -- loads and stores ----------------------------------------------------------------
 S2FT_INLINE vf load(const float* p) {
   return *reinterpret_cast<const vf_unaligned*>(p);
