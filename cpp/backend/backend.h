@@ -131,6 +131,22 @@ class Backend {
   /// backward pass repeats it. y may be x.
   virtual void dropout(Mat y, Mat x, float p, uint64_t seed) = 0;
 
+  // -- vectors and single elements ------------------------------------------------
+  /// y = x * factors in every row, or += (`accumulate`); y may be x.
+  /// y, x (T, n), factors (1, n, f32)
+  virtual void scale_cols(Mat y, Mat x, Mat factors, bool accumulate) = 0;
+  /// sum (1, n, f32) += sum over rows of x * y   x, y (T, n)
+  virtual void dot_cols(Mat sum, Mat x, Mat y) = 0;
+  /// dot (1, n, f32) = sum over columns of x * y   x, y (n, d)
+  virtual void dot_rows(Mat dot, Mat x, Mat y) = 0;
+  /// y = 1 / sqrt(x), 0 where x is not positive; y may be x.   y, x f32
+  virtual void inverse_sqrt(Mat y, Mat x) = 0;
+  /// y[i] += x(index[i] / cols, index[i] % cols)   y (1, n, f32), x (rows, cols)
+  virtual void gather_elements(Mat y, Mat x, const int32_t* index) = 0;
+  /// y(index[i] / cols, index[i] % cols) = x[i], distinct indices   y (rows, cols),
+  /// x (1, n, f32)
+  virtual void scatter_elements(Mat y, Mat x, const int32_t* index) = 0;
+
   // -- optimizer ------------------------------------------------------------------
   virtual void adamw(const AdamW& update) = 0;
   /// Sum of squares in double, the same for the same input and thread count.

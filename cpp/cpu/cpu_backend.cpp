@@ -261,6 +261,31 @@ class CpuBackend final : public Backend {
     kernels_.dropout(y, x, p, seed);
   }
 
+  void scale_cols(Mat y, Mat x, Mat factors, bool accumulate) override {
+    const ThreadScope scope(threads_);
+    kernels_.scale_cols(y, x, factors, accumulate);
+  }
+  void dot_cols(Mat sum, Mat x, Mat y) override {
+    const ThreadScope scope(threads_);
+    kernels_.dot_cols(sum, x, y);
+  }
+  void dot_rows(Mat dot, Mat x, Mat y) override {
+    const ThreadScope scope(threads_);
+    kernels_.dot_rows(dot, x, y);
+  }
+  void inverse_sqrt(Mat y, Mat x) override {
+    const ThreadScope scope(threads_);
+    kernels_.inverse_sqrt(y, x);
+  }
+  void gather_elements(Mat y, Mat x, const int32_t* index) override {
+    const ThreadScope scope(threads_);
+    kernels_.gather_elements(y, x, index);
+  }
+  void scatter_elements(Mat y, Mat x, const int32_t* index) override {
+    const ThreadScope scope(threads_);
+    kernels_.scatter_elements(y, x, index);
+  }
+
   void adamw(const AdamW& update) override {
     const ThreadScope scope(threads_);
     kernels_.adamw(update);

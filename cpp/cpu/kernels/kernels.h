@@ -38,6 +38,12 @@ struct Kernels {
   void (*dropout)(Mat y, Mat x, float p, uint64_t seed);
   void (*adamw)(const AdamW& update);
   double (*sum_of_squares)(Mat x, double* partial);  // one double a thread
+  void (*scale_cols)(Mat y, Mat x, Mat factors, bool accumulate);
+  void (*dot_cols)(Mat sum, Mat x, Mat y);
+  void (*dot_rows)(Mat dot, Mat x, Mat y);
+  void (*inverse_sqrt)(Mat y, Mat x);
+  void (*gather_elements)(Mat y, Mat x, const int32_t* index);
+  void (*scatter_elements)(Mat y, Mat x, const int32_t* index);
   // c = op(a) op(b) + beta c, f32 or bf16 inputs, f32 sums.
   size_t (*gemm_scratch)(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b);
   void (*gemm)(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,

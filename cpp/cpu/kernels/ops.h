@@ -46,6 +46,13 @@ double register_products(bool dot, int64_t rounds);
 // few_rows.cpp
 bool is_few_rows(Mat c, bool transpose_a, bool transpose_b);
 void few_rows(Mat c, Mat a, Mat b, bool add);
+// vectors.cpp
+void scale_cols(Mat y, Mat x, Mat factors, bool accumulate);
+void dot_cols(Mat sum, Mat x, Mat y);
+void dot_rows(Mat dot, Mat x, Mat y);
+void inverse_sqrt(Mat y, Mat x);
+void gather_elements(Mat y, Mat x, const int32_t* index);
+void scatter_elements(Mat y, Mat x, const int32_t* index);
 // gemm.cpp
 size_t gemm_scratch(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b);
 void gemm(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
