@@ -25,6 +25,7 @@ export {
 export { type ErrorCode, S2FTError } from './errors.js'
 export { dora, full, lisa, lora, s2ft, sparse } from './method/index.js'
 export type {
+  DoraMethod,
   FullMethod,
   LoraMethod,
   LoraOptions,

@@ -3,6 +3,7 @@
 #include "adapter/fusion.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "core/error.h"
@@ -55,6 +56,35 @@ class HostWeight {
   std::vector<char> bytes_;
 };
 
+float value_at(const std::vector<char>& bytes, DType t, size_t i) {
+  if (t == DType::f32) {
+    float x;
+    std::memcpy(&x, bytes.data() + 4 * i, 4);
+    return x;
+  }
+  bf16 x;
+  std::memcpy(&x, bytes.data() + 2 * i, 2);
+  return to_float(x);
+}
+
+/// From the change of a base weight to one after which row i has length lengths[i].
+void set_row_lengths(std::vector<float>& change, const std::vector<char>& base, Mat w,
+                     const std::vector<float>& lengths) {
+  for (int64_t i = 0; i < w.rows; ++i) {
+    const size_t first = size_t(i * w.cols);
+    double squares = 0;
+    for (size_t j = first; j < first + size_t(w.cols); ++j) {
+      const double v = double(value_at(base, w.dtype, j)) + change[j];
+      squares += v * v;
+    }
+    const double factor = squares > 0 ? lengths[size_t(i)] / std::sqrt(squares) : 0;
+    for (size_t j = first; j < first + size_t(w.cols); ++j) {
+      const double before = value_at(base, w.dtype, j);
+      change[j] = float(factor * (before + change[j]) - before);
+    }
+  }
+}
+
 std::set<std::string> modules_of(const AdapterDeltas& adapter) {
   std::set<std::string> out;
   for (const SliceDelta& s : adapter.slices) out.insert(s.module);
@@ -91,6 +121,8 @@ void Fusion::check(const AdapterDeltas& adapter) const {
     const Mat w = linear_of(*model_, l.module).weight;
     size(l.module, "lora_A", l.r * w.cols, l.a.size());
     size(l.module, "lora_B", l.r * w.rows, l.b.size());
+    if (!l.magnitudes.empty())
+      size(l.module, "lora_magnitude_vector", w.rows, l.magnitudes.size());
   }
 }
 
@@ -157,27 +189,31 @@ void Fusion::add(const AdapterDeltas& adapter) {
     }
     host.write_back();
   }
+  for (const LoraDelta& l : adapter.loras) add_lora(l);
+}
+
+void Fusion::add_lora(const LoraDelta& l) {
   Backend& backend = *model_->backend;
-  for (const LoraDelta& l : adapter.loras) {
-    const Mat w = linear_of(*model_, l.module).weight;
-    const size_t product_bytes = size_t(w.count()) * sizeof(float);
-    const Buffer a = backend.allocate(l.a.size() * sizeof(float) + 64);
-    const Buffer b = backend.allocate(l.b.size() * sizeof(float) + 64);
-    const Buffer product = backend.allocate(product_bytes);
-    backend.upload(a.data(), l.a.data(), l.a.size() * sizeof(float));
-    backend.upload(b.data(), l.b.data(), l.b.size() * sizeof(float));
-    const Mat ba = mat(product.data(), DType::f32, w.rows, w.cols);
-    backend.matmul(ba, mat(b.data(), DType::f32, w.rows, l.r), false,
-                   mat(a.data(), DType::f32, l.r, w.cols), false, 0);
-    backend.scale(ba, l.scale);
-    std::vector<float> change(size_t(w.count()));
-    backend.synchronize();
-    backend.download(change.data(), ba.data, product_bytes);
-    HostWeight host(backend, w);
-    for (int64_t i = 0; i < w.rows; ++i)
-      for (int64_t j = 0; j < w.cols; ++j) host.add(i, j, change[size_t(i * w.cols + j)]);
-    host.write_back();
-  }
+  const Mat w = linear_of(*model_, l.module).weight;
+  const size_t product_bytes = size_t(w.count()) * sizeof(float);
+  const Buffer a = backend.allocate(l.a.size() * sizeof(float) + 64);
+  const Buffer b = backend.allocate(l.b.size() * sizeof(float) + 64);
+  const Buffer product = backend.allocate(product_bytes);
+  backend.upload(a.data(), l.a.data(), l.a.size() * sizeof(float));
+  backend.upload(b.data(), l.b.data(), l.b.size() * sizeof(float));
+  const Mat ba = mat(product.data(), DType::f32, w.rows, w.cols);
+  backend.matmul(ba, mat(b.data(), DType::f32, w.rows, l.r), false,
+                 mat(a.data(), DType::f32, l.r, w.cols), false, 0);
+  backend.scale(ba, l.scale);
+  std::vector<float> change(size_t(w.count()));
+  backend.synchronize();
+  backend.download(change.data(), ba.data, product_bytes);
+  if (!l.magnitudes.empty())
+    set_row_lengths(change, bases_.at(l.module).all, w, l.magnitudes);
+  HostWeight host(backend, w);
+  for (int64_t i = 0; i < w.rows; ++i)
+    for (int64_t j = 0; j < w.cols; ++j) host.add(i, j, change[size_t(i * w.cols + j)]);
+  host.write_back();
 }
 
 void Fusion::forget_unused() {

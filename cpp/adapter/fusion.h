@@ -19,12 +19,15 @@ struct SliceDelta {
   std::vector<float> delta;
 };
 
-/// W += scale B A   a [r, in], b [out, r]
+/// W += scale B A   a [r, in], b [out, r]. With magnitudes [out] (DoRA) every row of
+/// V = W + scale B A takes that length instead; W is then the base's, whatever else is
+/// fused, so that the order of fusion does not matter.
 struct LoraDelta {
   std::string module;
   int64_t r = 0;
   std::vector<float> a, b;
   float scale = 1;
+  std::vector<float> magnitudes;
 };
 
 struct AdapterDeltas {
@@ -56,6 +59,7 @@ class Fusion {
   void restore(const std::string& module);
   void keep(const AdapterDeltas& adapter);
   void add(const AdapterDeltas& adapter);
+  void add_lora(const LoraDelta& lora);
   void forget_unused();
 
   std::shared_ptr<Model> model_;

@@ -36,10 +36,10 @@ void place_cheap(const Model& model, int64_t tokens, Arena& arena, LayerActivati
 }
 
 /// What the parts keep, and one piece of scratch that they take turns in.
-void place_parts(Model& model, int64_t tokens, Arena& arena) {
+void place_parts(Model& model, int64_t tokens, bool training, Arena& arena) {
   for (Layer& layer : model.layers)
     for (Linear* linear : layer.linears)
-      if (linear->part) linear->part->layout_saved(arena, tokens);
+      if (linear->part) linear->part->layout_saved(arena, tokens, training);
   const size_t base = arena.mark();
   size_t top = base;
   for (Layer& layer : model.layers) {
@@ -112,7 +112,7 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   a.output = arena.matrix(t, r.tokens, c.hidden_size);
   a.d_stream = a.output;
 
-  place_parts(model, r.tokens, arena);
+  place_parts(model, r.tokens, r.training, arena);
   a.head_rows = arena.matrix(t, padded_tokens(r.trained), c.hidden_size);
   a.head_normed = arena.matrix(t, a.head_chunk, c.hidden_size);
   if (r.training) a.d_head_rows = a.head_rows;

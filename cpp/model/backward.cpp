@@ -23,6 +23,22 @@ Mat part_input(const TrainablePart& part, Mat x) {
   return need.count ? x.col_range(need.begin, need.count) : Mat{};
 }
 
+/// The gradient of layers' products that lie side by side, in place of their outputs'.
+void through_parts(const Pass& pass, Mat dy, std::initializer_list<Linear*> linears) {
+  int64_t begin = 0;
+  for (Linear* linear : linears) {
+    const int64_t out = linear->weight.rows;
+    if (linear->part)
+      linear->part->through(*pass.model.backend, dy.col_range(begin, out), true);
+    begin += out;
+  }
+}
+
+/// The gradient of a product into the residual stream, whose own gradient dy stays.
+Mat through_part(const Pass& pass, const Linear& linear, Mat dy) {
+  return linear.part ? linear.part->through(*pass.model.backend, dy, false) : dy;
+}
+
 /// Gradients of layers that share the input x, and d x = sum of d y W when wanted.
 void group_backward(const Pass& pass, Mat dx, Mat dy, Mat x, Mat weight,
                     std::initializer_list<Linear*> linears) {
@@ -42,9 +58,10 @@ void group_backward(const Pass& pass, Mat dx, Mat dy, Mat x, Mat weight,
 /// d hidden = d y W_down, with the part's gradient from the SwiGLU output, recomputed for
 /// the columns it needs.
 void down_backward(const Pass& pass, int index, const LayerActivations& a, Mat dx,
-                   Mat dy) {
+                   Mat d_stream) {
   Backend& backend = *pass.model.backend;
   Linear& down = pass.model.layers[index].down;
+  const Mat dy = through_part(pass, down, d_stream);
   const int64_t k = pass.model.config.intermediate_size;
   if (dx) backend.matmul(dx, dy, false, down.weight, false, 0);
   if (!down.part) return;
@@ -78,6 +95,7 @@ void mlp_backward(const Pass& pass, int index, const LayerActivations& a, bool b
     backend.rms_norm(a.mlp_in, a.middle, l.mlp_norm.value, eps);
   const bool through_norm = below || l.mlp_norm.parameter;
   const Mat d_normed = through_norm ? rows_of(pass.activations.d_normed, tokens) : Mat{};
+  through_parts(pass, a.gate_up, {&l.gate, &l.up});
   group_backward(pass, d_normed, a.gate_up, a.mlp_in, l.gate_up, {&l.gate, &l.up});
   if (!through_norm) return;
   backend.rms_norm_backward(d_stream, true, gradient_of(l.mlp_norm), d_normed, a.middle,
@@ -110,7 +128,8 @@ void attention_half_backward(const Pass& pass, int index, const LayerActivations
   const bool into =
       below || parts || l.attention_norm.parameter || l.q_norm.parameter != nullptr;
   const Mat d_attention = into ? rows_of(pass.activations.d_attention, tokens) : Mat{};
-  group_backward(pass, d_attention, d_stream, a.attention_out, l.o.weight, {&l.o});
+  group_backward(pass, d_attention, through_part(pass, l.o, d_stream), a.attention_out,
+                 l.o.weight, {&l.o});
   if (!into) return;
 
   const Mat d_qkv = rows_of(pass.activations.d_qkv, tokens);
@@ -126,6 +145,7 @@ void attention_half_backward(const Pass& pass, int index, const LayerActivations
     backend.rms_norm(a.attention_in, a.input, l.attention_norm.value, c.norm_epsilon);
   const bool through_norm = below || l.attention_norm.parameter;
   const Mat d_normed = through_norm ? rows_of(pass.activations.d_normed, tokens) : Mat{};
+  through_parts(pass, d_qkv, {&l.q, &l.k, &l.v});
   group_backward(pass, d_normed, d_qkv, a.attention_in, l.qkv, {&l.q, &l.k, &l.v});
   if (!through_norm) return;
   backend.rms_norm_backward(d_stream, true, gradient_of(l.attention_norm), d_normed,

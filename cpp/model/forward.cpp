@@ -7,12 +7,11 @@ namespace s2ft {
 
 namespace {
 
-/// y = x W^T + bias for a group of layers that share the input, then each part's share.
+/// y = x W^T with each part's share, + bias, for a group of layers that share the input.
 void linear_group(const Pass& pass, Mat y, Mat x, Mat weight, Mat bias,
                   std::initializer_list<Linear*> linears) {
   Backend& backend = *pass.model.backend;
   backend.matmul(y, x, false, weight, true, 0);
-  if (bias) backend.add_bias(y, bias);
   int64_t begin = 0;
   for (Linear* linear : linears) {
     const int64_t out = linear->weight.rows;
@@ -21,11 +20,21 @@ void linear_group(const Pass& pass, Mat y, Mat x, Mat weight, Mat bias,
     }
     begin += out;
   }
+  if (bias) backend.add_bias(y, bias);
+}
+
+Mat product_apart(const Linear& linear, int64_t tokens) {
+  return linear.part ? linear.part->product_apart(tokens) : Mat{};
 }
 
 /// y += x W^T + bias: a product into the residual stream.
 void linear_residual(const Pass& pass, Mat y, Mat x, Linear& linear) {
   Backend& backend = *pass.model.backend;
+  if (const Mat apart = product_apart(linear, x.rows)) {
+    linear_group(pass, apart, x, linear.weight, linear.bias, {&linear});
+    backend.add(y, apart);
+    return;
+  }
   backend.matmul(y, x, false, linear.weight, true, 1);
   if (linear.bias) backend.add_bias(y, linear.bias);
   if (linear.part) linear.part->forward(backend, y, x, pass.training);
@@ -145,6 +154,10 @@ void recompute_layer(const Pass& pass, int index) {
     const int64_t k = pass.model.config.intermediate_size;
     Backend& backend = *pass.model.backend;
     backend.swiglu(a.hidden, a.gate_up.col_range(0, k), a.gate_up.col_range(k, k));
+    if (const Mat apart = product_apart(l.down, a.hidden.rows)) {
+      linear_group(pass, apart, a.hidden, l.down.weight, Mat{}, {&l.down});
+      return;
+    }
     // d_normed is free until the backward of this layer begins.
     l.down.part->forward(backend, rows_of(pass.activations.d_normed, pass.batch.size()),
                          a.hidden, pass.training);

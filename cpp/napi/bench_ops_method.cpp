@@ -69,7 +69,8 @@ void OpGroupBuilder::method() {
   for (const Linear* l : {&gate, &up, &last})
     loras.push_back(part<LoraPart>(*l, options));
   auto place = [&](Arena& arena) {
-    for (LoraPart* l : loras) l->layout_saved(arena, t), l->layout_scratch(arena, t);
+    for (LoraPart* l : loras)
+      l->layout_saved(arena, t, true), l->layout_scratch(arena, t);
   };
   Arena count;
   place(count);

@@ -185,6 +185,24 @@ std::vector<LayerSelection> read_s2ft(const Napi::Object& o, const ModelConfig& 
   return out;
 }
 
+std::vector<LoraModule> read_lora(const Napi::Object& o) {
+  LoraOptions shared;
+  shared.dropout = float(get_number(o, "dropout"));
+  shared.seed = uint64_t(get_int(o, "seed"));
+  std::vector<LoraModule> out;
+  const Napi::Array modules = get_array(o, "modules");
+  for (uint32_t i = 0; i < modules.Length(); ++i) {
+    const Napi::Value entry = modules.Get(i);
+    if (!entry.IsObject()) fail("modules", "an array of { name, r, scale }");
+    const auto module = entry.As<Napi::Object>();
+    LoraOptions options = shared;
+    options.r = get_int(module, "r");
+    options.scale = float(get_number(module, "scale"));
+    out.push_back({get_string(module, "name"), options});
+  }
+  return out;
+}
+
 }  // namespace
 
 MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
@@ -193,18 +211,18 @@ MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
   if (kind == "s2ft") {
     m.kind = MethodSpec::Kind::s2ft;
     m.selection = read_s2ft(o, config);
-  } else if (kind == "lora") {
-    m.kind = MethodSpec::Kind::lora;
-    m.modules = get_strings(get(o, "modules"), "modules");
-    m.lora.r = get_int(o, "r");
-    const double r = double(m.lora.r), alpha = get_number(o, "alpha");
-    m.lora.scale = float(get_bool(o, "rslora") ? alpha / std::sqrt(r) : alpha / r);
-    m.lora.dropout = float(get_number(o, "dropout"));
-    m.lora.seed = uint64_t(get_int(o, "seed"));
+  } else if (kind == "lora" || kind == "dora") {
+    m.kind = kind == "lora" ? MethodSpec::Kind::lora : MethodSpec::Kind::dora;
+    m.lora = read_lora(o);
+  } else if (kind == "lisa") {
+    m.kind = MethodSpec::Kind::lisa;
+    m.lisa.layers = int(get_int(o, "layers"));
+    m.lisa.interval = get_int(o, "interval");
+    m.lisa.seed = uint64_t(get_int(o, "seed"));
   } else if (kind == "full") {
     m.kind = MethodSpec::Kind::full;
   } else {
-    fail("method.kind", "s2ft, lora or full");
+    fail("method.kind", "s2ft, lora, dora, lisa or full");
   }
   return m;
 }

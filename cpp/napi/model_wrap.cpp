@@ -57,6 +57,8 @@ AdapterDeltas read_deltas(const Napi::Object& o) {
     l.a = get_floats(get(d, "a"), "a");
     l.b = get_floats(get(d, "b"), "b");
     l.scale = float(get_number(d, "scale"));
+    if (d.Has("magnitudes"))
+      l.magnitudes = get_floats(get(d, "magnitudes"), "magnitudes");
     out.loras.push_back(std::move(l));
   });
   return out;

@@ -100,7 +100,7 @@ std::shared_ptr<TrainerWrap::State> TrainerWrap::live() {
 Napi::Value TrainerWrap::parameters(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
-    // Names, shapes and indices never change after construction.
+    // LISA's change within step(): callers wait for a step before they ask.
     const auto& parameters = live()->tuner->parameters();
     auto out = Napi::Array::New(env, parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
@@ -110,7 +110,8 @@ Napi::Value TrainerWrap::parameters(const Napi::CallbackInfo& info) {
       o.Set("module", p.module);
       o.Set("kind", p.kind);
       auto shape = Napi::Array::New(env);
-      const bool vector = p.weight.rows == 1 && (p.kind == "bias" || p.kind == "all");
+      const bool vector = p.weight.rows == 1 && (p.kind == "bias" || p.kind == "all" ||
+                                                 p.kind == "lora_magnitude_vector");
       if (!vector) shape.Set(0u, double(p.weight.rows));
       shape.Set(vector ? 0u : 1u, double(p.weight.cols));
       o.Set("shape", shape);
@@ -305,7 +306,7 @@ Napi::Value TrainerWrap::dispose(const Napi::CallbackInfo& info) {
     return run_async(
         env, state_->worker,
         [state = state_] {
-          // Full fine-tuning left another base behind.
+          // Full fine-tuning and LISA left another base behind.
           if (state->tuner && state->tuner->changes_base())
             state->model->fingerprint.clear();
           state->tuner.reset();

@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
+#include <set>
 
+#include "adapter/fusion.h"
 #include "model/inference.h"
 #include "test/check.h"
 #include "test/tiny_model.h"
@@ -37,17 +40,45 @@ MethodSpec full_method() {
   return m;
 }
 
-MethodSpec lora_method(float dropout = 0) {
+/// LoRA or DoRA on layers 0 and 2, o and down with a rank and a scale of their own.
+MethodSpec lora_method(float dropout = 0,
+                       MethodSpec::Kind kind = MethodSpec::Kind::lora) {
   MethodSpec m;
-  m.kind = MethodSpec::Kind::lora;
-  m.lora.r = 3;
-  m.lora.scale = 1.7f;
-  m.lora.dropout = dropout;
+  m.kind = kind;
   for (const char* name :
        {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-        "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
+        "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+    LoraOptions options;
+    const bool residual = std::strcmp(name, "self_attn.o_proj") == 0 ||
+                          std::strcmp(name, "mlp.down_proj") == 0;
+    options.r = residual ? 2 : 3;
+    options.scale = residual ? 0.8f : 1.7f;
+    options.dropout = dropout;
     for (int i : {0, 2})
-      m.modules.push_back("model.layers." + std::to_string(i) + "." + name);
+      m.lora.push_back({"model.layers." + std::to_string(i) + "." + name, options});
+  }
+  return m;
+}
+
+MethodSpec dora_method(float dropout = 0) {
+  return lora_method(dropout, MethodSpec::Kind::dora);
+}
+
+/// LoRA's B starts at zero, where A has no gradient: moves all values away from it.
+void move_values(Tuner& tuner, double by) {
+  std::vector<std::vector<float>> values;
+  Rng rng(5);
+  for (const Parameter* p : tuner.parameters()) {
+    values.push_back(tuner.values(*p));
+    for (float& x : values.back()) x += float(by * rng.normal());
+  }
+  tuner.set_values(values);
+}
+
+MethodSpec lisa_method(int layers = 1, int64_t interval = 2) {
+  MethodSpec m;
+  m.kind = MethodSpec::Kind::lisa;
+  m.lisa = {layers, interval, 4};
   return m;
 }
 
@@ -76,16 +107,7 @@ void check_gradients(ModelConfig config, const MethodSpec& method, Recompute rec
   auto model = tiny_model(config, DType::f32);
   const TinyData data = tiny_data({9, 1, 14, 2}, config.vocab_size);
   Tuner tuner(model, method, OptimizerSpec(), recompute);
-  if (method.kind == MethodSpec::Kind::lora) {
-    // B starts at zero, where A has no gradient: move both away from it.
-    std::vector<std::vector<float>> values;
-    Rng rng(5);
-    for (const Parameter* p : tuner.parameters()) {
-      values.push_back(tuner.values(*p));
-      for (float& x : values.back()) x += 0.3f * float(rng.normal());
-    }
-    tuner.set_values(values);
-  }
+  if (!method.lora.empty()) move_values(tuner, 0.3);
   const double loss = tuner.gradients(data.samples());
   CHECK_NEAR(loss, mean_loss(*model, data), 1e-5);
   Rng rng(11);
@@ -139,9 +161,128 @@ TEST(lora_gradients_match_differences) {
   check_gradients(tiny_config(), lora_method(), Recompute::selective);
 }
 
+TEST(lisa_gradients_match_differences) {
+  ModelConfig c = tiny_config();
+  check_gradients(c, lisa_method(2), Recompute::selective);
+  c.qkv_bias = c.o_bias = c.mlp_bias = c.qk_norm = c.tie_word_embeddings = true;
+  check_gradients(c, lisa_method(1), Recompute::block);
+}
+
+TEST(lisa_trains_its_layers_and_no_other) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    auto model = tiny_model(tiny_config(), dtype);
+    const TinyData data = tiny_data({8, 9}, 37);
+    const MethodSpec method = lisa_method();
+    Tuner tuner(model, method, OptimizerSpec(), Recompute::selective);
+    std::set<int> seen;
+    size_t count = 0;
+    for (int step = 0; step < 12; ++step) {
+      const std::vector<char> before = weight_bytes(*model);
+      tuner.step({data.samples()}, 1e-2);
+      const std::vector<char> after = weight_bytes(*model);
+      const std::vector<int> live = sample_layers(method.lisa, 3, step / 2);
+      CHECK(live.size() == 1);
+      seen.insert(live[0]);
+      size_t at = 0;
+      for (const TensorPlace& t : model->tensors) {
+        const size_t bytes = size_t(t.value.count()) * dtype_size(t.value.dtype);
+        const bool same = std::memcmp(&before[at], &after[at], bytes) == 0;
+        const bool layer = t.name.find("model.layers.") == 0;
+        const bool lives = !layer || t.name[13] - '0' == live[0];
+        CHECK(same == !lives);
+        at += bytes;
+      }
+      if (count) CHECK(tuner.parameters().size() == count);
+      count = tuner.parameters().size();
+    }
+    CHECK(seen.size() > 1);
+    // The tuned weights stay.
+    const std::vector<char> tuned = weight_bytes(*model);
+    tuner.detach();
+    CHECK(weight_bytes(*model) == tuned);
+  }
+}
+
+// A period's first step is the first step of Adam: each value moves by the rate, as far
+// as its gradient is well above epsilon.
+TEST(lisa_begins_each_period_with_fresh_moments) {
+  auto model = tiny_model(tiny_config(), DType::f32);
+  const TinyData data = tiny_data({8, 9}, 37);
+  Tuner tuner(model, lisa_method(3, 2), OptimizerSpec(), Recompute::selective);
+  for (int step = 0; step < 5; ++step) {
+    const Mat w = model->layers[1].q.weight;
+    std::vector<float> before(w.as<float>(), w.as<float>() + w.count());
+    tuner.step({data.samples()}, 1e-3);
+    int64_t full_moves = 0;
+    for (int64_t i = 0; i < w.count(); ++i)
+      full_moves +=
+          std::fabs(std::fabs(w.as<float>()[i] - before[size_t(i)]) - 1e-3f) < 1e-5f;
+    CHECK((full_moves > w.count() * 9 / 10) == (step % 2 == 0));
+  }
+}
+
+TEST(lisa_samples_every_layer_equally_often) {
+  std::vector<int> times(7, 0);
+  const LisaOptions options = {3, 1, 11};
+  for (int64_t period = 0; period < 7000; ++period)
+    for (int layer : sample_layers(options, 7, period)) ++times[size_t(layer)];
+  // 3000 expected, standard deviation 41.
+  for (int t : times) CHECK(std::abs(t - 3000) < 250);
+  CHECK(sample_layers(options, 7, 5) == sample_layers(options, 7, 5));
+}
+
+// Nudged factors leave the norms as they were, so the differences are those of the
+// gradient that takes the norms for constants.
+TEST(dora_gradients_match_differences) {
+  ModelConfig c = tiny_config();
+  check_gradients(c, dora_method(), Recompute::selective);
+  c.qkv_bias = c.o_bias = c.mlp_bias = c.qk_norm = true;
+  check_gradients(c, dora_method(), Recompute::block);
+}
+
+TEST(dora_starts_at_the_base_and_is_the_fused_weight) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    auto model = tiny_model(tiny_config(), dtype);
+    const TinyData data = tiny_data({13, 6}, model->config.vocab_size);
+    const int32_t* tokens = data.tokens[0].data();
+    const auto base = all_logits(*model, tokens, 13);
+    Tuner tuner(model, dora_method(), OptimizerSpec(), Recompute::selective);
+    // bf16: products and activations are rounded in other places, 2^-8 of a value each.
+    const double tolerance = dtype == DType::f32 ? 2e-5 : 6e-2;
+    const auto start = all_logits(*model, tokens, 13);
+    for (size_t i = 0; i < base.size(); ++i) CHECK_NEAR(start[i], base[i], tolerance);
+    move_values(tuner, 0.2);
+    const auto tuned = all_logits(*model, tokens, 13);
+    AdapterDeltas adapter;
+    const auto& p = tuner.parameters();
+    for (size_t i = 0; i < p.size(); i += 3) {
+      LoraDelta l;
+      l.module = p[i]->module;
+      l.r = p[i]->weight.rows;
+      l.a = tuner.values(*p[i]);
+      l.b = tuner.values(*p[i + 1]);
+      l.magnitudes = tuner.values(*p[i + 2]);
+      const bool residual = l.module.find("o_proj") != std::string::npos ||
+                            l.module.find("down_proj") != std::string::npos;
+      l.scale = residual ? 0.8f : 1.7f;
+      adapter.loras.push_back(l);
+    }
+    tuner.detach();
+    Fusion fusion(model);
+    fusion.fuse("dora", adapter);
+    const auto fused = all_logits(*model, tokens, 13);
+    double moved = 0;
+    for (size_t i = 0; i < tuned.size(); ++i) {
+      CHECK_NEAR(fused[i], tuned[i], tolerance);
+      moved = std::max(moved, double(std::fabs(tuned[i] - base[i])));
+    }
+    CHECK(moved > 0.3);
+  }
+}
+
 TEST(recompute_policies_agree_bitwise) {
-  for (const MethodSpec& method :
-       {s2ft_method(), full_method(), lora_method(), lora_method(0.3f)}) {
+  for (const MethodSpec& method : {s2ft_method(), full_method(), lora_method(),
+                                   lora_method(0.3f), dora_method(), dora_method(0.3f)}) {
     std::vector<std::vector<float>> reference;
     for (Recompute r : {Recompute::none, Recompute::selective, Recompute::block}) {
       auto model = tiny_model(tiny_config(), DType::f32);
@@ -223,8 +364,16 @@ TEST(bad_selections_leave_the_model_alone) {
   m.selection = {{}, {}, {}};
   refuse(m);
   m = lora_method();
-  m.modules[3] = "model.layers.9.mlp.up_proj";
+  m.lora[3].name = "model.layers.9.mlp.up_proj";
   refuse(m);
+  m.lora[3].name = m.lora[2].name;
+  refuse(m);
+  m.lora.resize(1);
+  m.lora[0].options.r = 0;
+  refuse(m);
+  refuse(lisa_method(0));
+  refuse(lisa_method(4));
+  refuse(lisa_method(1, 0));
 }
 
 TEST(a_step_that_is_not_finite_or_cancelled_changes_nothing) {
@@ -258,7 +407,9 @@ TEST(a_step_that_is_not_finite_or_cancelled_changes_nothing) {
 
 TEST(a_resumed_run_is_bitwise_the_same) {
   for (DType dtype : {DType::f32, DType::bf16}) {
-    for (const MethodSpec& method : {s2ft_method(), lora_method(0.2f), full_method()}) {
+    for (const MethodSpec& method :
+         {s2ft_method(), lora_method(0.2f), dora_method(0.2f), lisa_method(1, 2),
+          lisa_method(2, 3), full_method()}) {
       const std::string path = temporary("state.safetensors");
       const TinyData data = tiny_data({8, 9}, 37);
       auto run = [&](Tuner& t, int steps) {

@@ -125,7 +125,7 @@ LoraPart::LoraPart(Backend& backend, const Linear& linear, const LoraOptions& op
   backend.synchronize();
 }
 
-void LoraPart::layout_saved(Arena& arena, int64_t tokens) {
+void LoraPart::layout_saved(Arena& arena, int64_t tokens, bool) {
   low_ = arena.matrix(dtype_, tokens, options_.r);
 }
 

@@ -74,20 +74,21 @@ class LoraPart : public TunedPart {
  public:
   LoraPart(Backend& backend, const Linear& linear, const LoraOptions& options);
   Columns input_needed() const override { return {0, in_}; }
-  void layout_saved(Arena& arena, int64_t tokens) override;
+  void layout_saved(Arena& arena, int64_t tokens, bool training) override;
   void layout_scratch(Arena& arena, int64_t tokens) override;
   void forward(Backend& backend, Mat y, Mat x, bool training) override;
   void backward(Backend& backend, Mat dx, Mat dy, Mat x) override;
   void set_seed(uint64_t seed) override { step_seed_ = seed; }
-  float scale() const { return options_.scale; }
+
+ protected:
+  LoraOptions options_;
+  int64_t in_, out_;
+  DType dtype_;
 
  private:
   /// x, or its masked copy in scratch.
   Mat dropped(Backend& backend, Mat x, bool training);
 
-  LoraOptions options_;
-  int64_t in_, out_;
-  DType dtype_;
   uint64_t salt_, step_seed_ = 0;
   bool training_ = false;
   Mat low_;      // (T, r) scale * dropout(x) A^T, from forward to backward

@@ -18,7 +18,9 @@ Tuner::Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
   model_->tuner = this;
   try {
     if (kind_ == MethodSpec::Kind::s2ft) build_s2ft(method);
-    if (kind_ == MethodSpec::Kind::lora) build_lora(method);
+    if (kind_ == MethodSpec::Kind::lora || kind_ == MethodSpec::Kind::dora)
+      build_lora(method);
+    if (kind_ == MethodSpec::Kind::lisa) build_lisa(method.lisa);
     if (kind_ == MethodSpec::Kind::full) build_full();
     if (parameters_.empty())
       throw Error("INVALID_ARGUMENT", "[trainer] the method selects nothing to train");
@@ -29,6 +31,7 @@ Tuner::Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
     throw;
   }
   hook_parts();
+  refresh_parts();
   attached_ = true;
 }
 
@@ -36,109 +39,18 @@ Tuner::~Tuner() {
   if (attached_) detach();
 }
 
-void Tuner::adopt(Linear& linear, std::unique_ptr<TunedPart> part) {
-  for (auto& parameter : part->parameters) parameters_.push_back(parameter.get());
-  hooks_.push_back({&linear, std::move(part)});
-}
-
-void Tuner::build_s2ft(const MethodSpec& method) {
-  Model& m = *model_;
-  if (int(method.selection.size()) != m.config.layers) {
-    throw Error("INVALID_ARGUMENT", "[s2ft] expected a selection for each of " +
-                                        std::to_string(m.config.layers) +
-                                        " layers, found " +
-                                        std::to_string(method.selection.size()));
-  }
-  for (int i = 0; i < m.config.layers; ++i) {
-    LayerSelection selection = method.selection[i];
-    check_selection(m.config, selection, i);
-    permutations_.push_back(co_permutation(m.config, selection, i));
-  }
-  for (int i = 0; i < m.config.layers; ++i) {
-    const CoPermutation& p = permutations_[i];
-    apply(m, i, p);
-    Layer& l = m.layers[i];
-    for (int k = 0; k < kModules; ++k) {
-      const UnitRange range = p.range[k];
-      if (!range.count) continue;
-      const bool channels = k == kGate || k == kUp || k == kDown;
-      const int64_t unit = channels ? 1 : m.config.head_dim;
-      const int64_t begin = range.begin * unit, count = range.count * unit;
-      Linear& linear = *l.linears[k];
-      std::unique_ptr<TunedPart> part;
-      if (k == kO || k == kDown) {
-        part = std::make_unique<ColsPart>(*m.backend, linear, begin, count);
-      } else {
-        part = std::make_unique<RowsPart>(*m.backend, linear, begin, count);
-      }
-      Parameter& parameter = *part->parameters[0];
-      const std::vector<int32_t>& order =
-          channels ? p.channels : (k == kK || k == kV ? p.kv_heads : p.heads);
-      for (int64_t u = range.begin; u < range.begin + range.count; ++u)
-        for (int64_t j = 0; j < unit; ++j)
-          parameter.index.push_back(int32_t(order[u] * unit + j));
-      const Mat w = parameter.weight;
-      bases_.push_back(m.backend->allocate(size_t(w.count()) * dtype_size(w.dtype)));
-      m.backend->copy(mat(bases_.back().data(), w.dtype, w.rows, w.cols), w);
-      adopt(linear, std::move(part));
-    }
-  }
-}
-
-void Tuner::build_lora(const MethodSpec& method) {
-  if (method.lora.r < 1)
-    throw Error("INVALID_ARGUMENT",
-                "[lora] expected r >= 1, found " + std::to_string(method.lora.r));
-  for (const std::string& name : method.modules) {
-    Linear* linear = model_->find_linear(name);
-    if (!linear)
-      throw Error("INVALID_ARGUMENT", "[lora] the model has no linear layer " + name);
-    for (const Hook& hook : hooks_)
-      if (hook.linear == linear)
-        throw Error("INVALID_ARGUMENT", "[lora] module " + name + " is named twice");
-    adopt(*linear, std::make_unique<LoraPart>(*model_->backend, *linear, method.lora));
-  }
-}
-
-void Tuner::train_weight(Weight& weight, const std::string& name, bool decays) {
-  trained_.push_back({&weight, std::make_unique<Parameter>(), Buffer()});
-  Parameter& p = *trained_.back().parameter;
-  p.name = p.module = name;
-  p.kind = "all";
-  p.weight = weight.value;
-  p.decays = decays;
-  trained_.back().state = allocate_optimizer_state(*model_->backend, p);
-  parameters_.push_back(&p);
-}
-
-void Tuner::build_full() {
-  Model& m = *model_;
-  train_weight(m.embedding, "model.embed_tokens", true);
-  for (int i = 0; i < m.config.layers; ++i) {
-    Layer& l = m.layers[i];
-    const std::string base = "model.layers." + std::to_string(i) + ".";
-    train_weight(l.attention_norm, base + "input_layernorm", false);
-    for (Linear* linear : l.linears) {
-      auto part = std::make_unique<AllPart>(*m.backend, *linear);
-      if (part->parameters.size() > 1) part->parameters[1]->decays = false;
-      adopt(*linear, std::move(part));
-      if (linear == &l.v && m.config.qk_norm) {
-        train_weight(l.q_norm, base + "self_attn.q_norm", false);
-        train_weight(l.k_norm, base + "self_attn.k_norm", false);
-      }
-    }
-    train_weight(l.mlp_norm, base + "post_attention_layernorm", false);
-  }
-  train_weight(m.final_norm, "model.norm", false);
-  if (!m.config.tie_word_embeddings) train_weight(m.head, "lm_head", true);
-}
-
 void Tuner::hook_parts() {
   for (Hook& hook : hooks_) hook.linear->part = hook.part.get();
   for (Trained& t : trained_) t.weight->parameter = t.parameter.get();
   // A tied head adds to the embedding's gradient.
-  if (kind_ == MethodSpec::Kind::full && model_->config.tie_word_embeddings)
+  if (changes_base() && model_->config.tie_word_embeddings)
     model_->head.parameter = model_->embedding.parameter;
+}
+
+void Tuner::unhook_parts() {
+  for (Hook& hook : hooks_) hook.linear->part = nullptr;
+  for (Trained& t : trained_) t.weight->parameter = nullptr;
+  model_->head.parameter = nullptr;
 }
 
 void Tuner::restore_order() {
@@ -165,9 +77,7 @@ void Tuner::detach() {
   if (!attached_) return;
   for (size_t i = 0; i < bases_.size(); ++i)
     swap(*model_->backend, parameters_[i]->weight, bases_[i].data());
-  for (Hook& hook : hooks_) hook.linear->part = nullptr;
-  for (Trained& t : trained_) t.weight->parameter = nullptr;
-  model_->head.parameter = nullptr;
+  unhook_parts();
   restore_order();
   model_->tuner = nullptr;
   attached_ = false;
@@ -225,6 +135,10 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained) {
   return plan;
 }
 
+void Tuner::refresh_parts() {
+  for (Hook& hook : hooks_) hook.part->refresh(*model_->backend);
+}
+
 void Tuner::zero_gradients() {
   for (Parameter* p : parameters_) model_->backend->zero(p->gradient);
 }
@@ -273,6 +187,8 @@ double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_bat
 
 StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
                        double learning_rate, const std::atomic<bool>* stop) {
+  attach();
+  if (kind_ == MethodSpec::Kind::lisa) enter_period(step_ / lisa_.interval);
   StepResult result;
   result.loss = forward_backward(micro_batches, result.tokens, stop);
   double squares = 0;
@@ -299,9 +215,10 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
     update.epsilon = optimizer_.epsilon;
     update.weight_decay = p->decays ? optimizer_.weight_decay : 0;
     update.gradient_scale = float(clip);
-    update.step = step_;
+    update.step = step_ - p->born;
     model_->backend->adamw(update);
   }
+  refresh_parts();
   model_->backend->synchronize();
   return result;
 }

@@ -10,16 +10,22 @@
 
 #include "core/error.h"
 #include "model/transformer.h"
+#include "tune/lisa.h"
 #include "tune/parts.h"
 #include "tune/selection.h"
 
 namespace s2ft {
 
+struct LoraModule {
+  std::string name;
+  LoraOptions options;
+};
+
 struct MethodSpec {
-  enum class Kind { s2ft, lora, full } kind = Kind::s2ft;
+  enum class Kind { s2ft, lora, dora, lisa, full } kind = Kind::s2ft;
   std::vector<LayerSelection> selection;  // s2ft, one a layer
-  std::vector<std::string> modules;       // lora
-  LoraOptions lora;
+  std::vector<LoraModule> lora;           // lora, dora
+  LisaOptions lisa;
 };
 
 struct OptimizerSpec {
@@ -56,6 +62,7 @@ class Tuner {
   ~Tuner();
   Tuner(const Tuner&) = delete;
 
+  /// LISA: those that train now; a step may exchange them.
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   /// For one micro-batch of this many tokens, `trained` of them with a label.
   MemoryPlan plan(int64_t tokens, int64_t trained);
@@ -78,13 +85,15 @@ class Tuner {
   std::map<std::string, std::string> load_state(const std::string& path);
 
   /// Takes the tuned weights out: base weights in base order, parts unhooked. Full
-  /// fine-tuning has no base to return to and leaves its weights in.
+  /// fine-tuning and LISA have no base to return to and leave their weights in.
   void detach();
   /// Puts them in again. Throws BUSY when another tuner is attached.
   void attach();
   bool attached() const { return attached_; }
-  /// Full fine-tuning trains the base itself.
-  bool changes_base() const { return kind_ == MethodSpec::Kind::full; }
+  /// Full fine-tuning and LISA train the base itself.
+  bool changes_base() const {
+    return kind_ == MethodSpec::Kind::full || kind_ == MethodSpec::Kind::lisa;
+  }
 
   /// Ends the step in flight; cleared when the next one begins. (`stop` arguments are
   /// flags that nobody clears.)
@@ -94,10 +103,25 @@ class Tuner {
   void build_s2ft(const MethodSpec& method);
   void build_lora(const MethodSpec& method);
   void build_full();
+  void build_lisa(const LisaOptions& options);
+  /// LISA: trains this period's layers, from fresh optimizer state, instead of the
+  /// last's.
+  void enter_period(int64_t period);
+  /// LISA: weights of layers that do not train now; earlier periods may have changed
+  /// them.
+  std::vector<const TensorPlace*> resting_weights() const;
   void hook_parts();
+  void unhook_parts();
   void restore_order();
+  /// The linear layer of this name. Throws INVALID_ARGUMENT when there is none, or when
+  /// it has a part already.
+  Linear& untrained_linear(const std::string& name);
   void adopt(Linear& linear, std::unique_ptr<TunedPart> part);
+  /// All weights of a layer.
+  void train_layer(int index);
   void train_weight(Weight& weight, const std::string& name, bool decays);
+  /// The parameters' values have changed.
+  void refresh_parts();
   void zero_gradients();
   double forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
                           int64_t& tokens, const std::atomic<bool>* stop);
@@ -124,6 +148,10 @@ class Tuner {
   std::vector<Trained> trained_;
   std::vector<Parameter*> parameters_;
   std::vector<Buffer> bases_;  // S2FT: the slices as they were, contiguous, model dtype
+  LisaOptions lisa_;
+  int64_t period_ = -1;
+  std::vector<int> live_layers_;
+  size_t always_trained_ = 0;  // parameters, and as many of trained_, before the layers'
   Buffer arena_;
   Activations activations_;
   int64_t step_ = 0;

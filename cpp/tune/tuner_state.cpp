@@ -82,6 +82,7 @@ void Tuner::set_values(const std::vector<std::vector<float>>& values) {
     from_host(backend, master_of(p), target.data());
     if (p.master) backend.copy(w, p.master);
   }
+  refresh_parts();
   backend.synchronize();
 }
 
@@ -89,22 +90,23 @@ void Tuner::save_state(const std::string& path,
                        std::map<std::string, std::string> metadata) {
   attach();
   std::vector<TensorSource> tensors;
-  for (const Parameter* p : parameters_) {
-    auto add = [&](const char* suffix, Mat x) {
-      TensorSource t;
-      t.name = p->name + suffix;
-      t.dtype = "F32";
-      t.shape = {x.rows, x.cols};
-      t.source = [this, x](const ByteSink& sink) {
-        const std::vector<float> host = to_host(*model_->backend, x);
-        sink(host.data(), host.size() * sizeof(float));
-      };
-      tensors.push_back(std::move(t));
+  auto add = [&](const std::string& name, Mat x) {
+    TensorSource t;
+    t.name = name;
+    t.dtype = "F32";
+    t.shape = {x.rows, x.cols};
+    t.source = [this, x](const ByteSink& sink) {
+      const std::vector<float> host = to_host(*model_->backend, x);
+      sink(host.data(), host.size() * sizeof(float));
     };
-    add(".master", master_of(*p));
-    add(".first", p->first);
-    add(".second", p->second);
+    tensors.push_back(std::move(t));
+  };
+  for (const Parameter* p : parameters_) {
+    add(p->name + ".master", master_of(*p));
+    add(p->name + ".first", p->first);
+    add(p->name + ".second", p->second);
   }
+  for (const TensorPlace* t : resting_weights()) add(t->name + ".value", t->value);
   metadata["step"] = std::to_string(step_);
   write_safetensors(path, tensors, metadata);
 }
@@ -132,12 +134,16 @@ std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
       step->second.find_first_not_of("0123456789") != std::string::npos ||
       step->second.empty() || step->second.size() > 15)
     throw Error("CORRUPT_FILE", "[resume] " + path + ": metadata has no step count");
+  const int64_t steps = std::stoll(step->second);
+  if (kind_ == MethodSpec::Kind::lisa)
+    enter_period(std::max<int64_t>(0, steps - 1) / lisa_.interval);
   // Everything is checked before anything is overwritten.
   for (const Parameter* p : parameters_) {
     find(p->name + ".master", p->weight);
     find(p->name + ".first", p->first);
     find(p->name + ".second", p->second);
   }
+  for (const TensorPlace* t : resting_weights()) find(t->name + ".value", t->value);
   auto load = [&](const std::string& name, Mat x) {
     const TensorInfo* info = find(name, x);
     std::vector<float> host(size_t(x.count()));
@@ -150,7 +156,9 @@ std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
     load(p->name + ".first", p->first);
     load(p->name + ".second", p->second);
   }
-  step_ = std::stoll(step->second);
+  for (const TensorPlace* t : resting_weights()) load(t->name + ".value", t->value);
+  refresh_parts();
+  step_ = steps;
   return metadata;
 }
 

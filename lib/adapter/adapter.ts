@@ -26,14 +26,14 @@ export class Adapter {
   /** @internal Use Adapter.load or trainer.adapter(). */
   constructor(
     readonly info: AdapterInfo,
-    /** `<module>.s2ft_delta` and `.s2ft_index`, or `<module>.lora_A` and `.lora_B`. */
+    /** `<module>.s2ft_delta` and `.s2ft_index`, or `<module>.lora_A` and `.lora_B` (DoRA: `.lora_magnitude_vector`). */
     readonly tensors: Map<string, Tensor>,
     /** @internal Ranks and alphas of single LoRA modules. */
     readonly patterns: Pick<LoraConfig, 'ranks' | 'alphas'> = { ranks: {}, alphas: {} },
   ) {
     const where = 'adapter'
     if (info.type === 's2ft') checkS2ftTensors(info, tensors, where)
-    else checkLoraTensors(tensors, where)
+    else checkLoraTensors(info, tensors, where)
   }
 
   /** Trained values: all tensors but the indices. */
@@ -76,7 +76,7 @@ export class Adapter {
     const { info, ranks, alphas } = parseLoraConfig(raw, configFile)
     const { tensors, metadata } = await native().readSafetensors(file)
     const map = fromPeftNames(tensors, file)
-    checkLoraTensors(map, file)
+    checkLoraTensors(info, map, file)
     const fingerprint = metadata[FINGERPRINT]
     if (fingerprint !== undefined) info.baseFingerprint = fingerprint
     return new Adapter(info, map, { ranks, alphas })

@@ -17,6 +17,7 @@ const schema = z.looseObject({
   lora_alpha: z.number().positive(),
   lora_dropout: z.number().min(0).lt(1).nullish(),
   use_rslora: z.boolean().nullish(),
+  use_dora: z.boolean().nullish(),
   target_modules: z.union([z.string(), z.array(z.string())]).nullish(),
   rank_pattern: pattern,
   alpha_pattern: pattern,
@@ -25,7 +26,6 @@ const schema = z.looseObject({
 /** Settings that change what the tensors mean, with the only value that is understood. */
 const PLAIN = {
   bias: 'none',
-  use_dora: false,
   lora_bias: false,
   fan_in_fan_out: false,
   use_qalora: false,
@@ -49,20 +49,31 @@ export function loraName(module: string, factor: 'A' | 'B'): string {
   return `${module}.lora_${factor}`
 }
 
+export function magnitudeName(module: string): string {
+  return `${module}.lora_magnitude_vector`
+}
+
+function foreignTensor(name: string, where: string): S2FTError {
+  return new S2FTError(
+    'UNSUPPORTED',
+    `${where}: expected lora_A, lora_B and, with use_dora, lora_magnitude_vector of linear ` +
+      `layers, found ${show(name)}`,
+  )
+}
+
 /** Tensors by their names in PEFT's file. */
 export function toPeftNames(tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
-  return new Map([...tensors].map(([name, tensor]) => [`${PREFIX}${name}.weight`, tensor]))
+  const suffix = (name: string) => (name.endsWith('.lora_magnitude_vector') ? '' : '.weight')
+  return new Map([...tensors].map(([name, tensor]) => [PREFIX + name + suffix(name), tensor]))
 }
 
 /** Tensors of PEFT's file by their names in memory. Throws UNSUPPORTED for other tensors. */
 export function fromPeftNames(tensors: Record<string, Tensor>, where: string): Map<string, Tensor> {
   const renamed = Object.entries(tensors).map(([name, tensor]): [string, Tensor] => {
-    const match = /^base_model\.model\.(.+\.lora_[AB])\.weight$/.exec(name)
+    const factor = /^base_model\.model\.(.+\.lora_[AB])\.weight$/.exec(name)
+    const match = factor ?? /^base_model\.model\.(.+\.lora_magnitude_vector)$/.exec(name)
     if (match) return [match[1]!, tensor]
-    throw new S2FTError(
-      'UNSUPPORTED',
-      `${where}: expected lora_A and lora_B of linear layers, found ${show(name)}`,
-    )
+    throw foreignTensor(name, where)
   })
   return new Map(renamed)
 }
@@ -102,7 +113,7 @@ export function loraConfig({ info, ranks, alphas }: LoraConfig): Record<string, 
     target_parameters: null,
     task_type: 'CAUSAL_LM',
     trainable_token_indices: null,
-    use_dora: false,
+    use_dora: info.dora ?? false,
     use_qalora: false,
     use_rslora: info.rslora,
   }
@@ -141,6 +152,7 @@ export function parseLoraConfig(raw: unknown, file: string): LoraConfig {
       alpha: found.lora_alpha,
       dropout: found.lora_dropout ?? 0,
       rslora: found.use_rslora ?? false,
+      ...(found.use_dora ? { dora: true } : {}),
       targetModules: Array.isArray(targets) ? [...targets].sort() : [],
     },
   }
@@ -166,36 +178,46 @@ export function patternValue(values: Record<string, number>, module: string): nu
   return key === undefined ? undefined : values[key]
 }
 
-/** Modules in file order, each with both factors. Throws CORRUPT_FILE or UNSUPPORTED. */
-export function checkLoraTensors(tensors: ReadonlyMap<string, Tensor>, where: string): string[] {
+/** Scale of a module's factors: alpha / r, or alpha / sqrt(r), with its own alpha and rank. */
+export function loraScale(
+  { alpha, rslora, alphas }: { alpha: number; rslora: boolean; alphas: Record<string, number> },
+  module: string,
+  r: number,
+): number {
+  return (patternValue(alphas, module) ?? alpha) / (rslora ? Math.sqrt(r) : r)
+}
+
+/**
+ * Modules in file order, each with both factors and, for DoRA, its magnitudes. Throws CORRUPT_FILE,
+ * SHAPE_MISMATCH or UNSUPPORTED.
+ */
+export function checkLoraTensors(
+  { dora = false }: LoraAdapterInfo,
+  tensors: ReadonlyMap<string, Tensor>,
+  where: string,
+): string[] {
   const modules = new Set<string>()
   for (const name of tensors.keys()) {
-    const match = /^(.+)\.lora_[AB]$/.exec(name)
-    if (!match || !parseModule(match[1]!)) {
-      throw new S2FTError(
-        'UNSUPPORTED',
-        `${where}: expected lora_A and lora_B of linear layers, found ${show(name)}`,
-      )
-    }
+    const match = /^(.+)\.(?:lora_[AB]|(lora_magnitude_vector))$/.exec(name)
+    if (!match || !parseModule(match[1]!) || (match[2] && !dora)) throw foreignTensor(name, where)
     modules.add(match[1]!)
   }
   if (modules.size === 0) {
     throw new S2FTError('CORRUPT_FILE', `${where}: expected at least one module, found none`)
   }
-  for (const module of modules) {
-    const factor = (side: 'A' | 'B'): Tensor => {
-      const tensor = tensors.get(loraName(module, side))
-      if (tensor) return tensor
-      throw new S2FTError(
-        'CORRUPT_FILE',
-        `${where}: expected tensor ${loraName(module, side)}, found none`,
-      )
+  const checked = (name: string, shape: (number | undefined)[]): Tensor => {
+    const tensor = tensors.get(name)
+    if (!tensor) {
+      throw new S2FTError('CORRUPT_FILE', `${where}: expected tensor ${name}, found none`)
     }
-    const a = factor('A')
-    expectShape(a, [undefined, undefined], `${where}: ${loraName(module, 'A')}`)
-    expectShape(factor('B'), [undefined, a.shape[0]], `${where}: ${loraName(module, 'B')}`)
-    floatValues(a, `${where}: ${loraName(module, 'A')}`)
-    floatValues(factor('B'), `${where}: ${loraName(module, 'B')}`)
+    expectShape(tensor, shape, `${where}: ${name}`)
+    floatValues(tensor, `${where}: ${name}`)
+    return tensor
+  }
+  for (const module of modules) {
+    const a = checked(loraName(module, 'A'), [undefined, undefined])
+    const b = checked(loraName(module, 'B'), [undefined, a.shape[0]])
+    if (dora) checked(magnitudeName(module), [b.shape[0]])
   }
   return [...modules]
 }

@@ -4,7 +4,7 @@ import { moduleShape, parseModule } from '../model/modules.js'
 import { show } from '../model/validate.js'
 import type { NativeDelta, NativeLora, NativeModelConfig } from '../native/binding.js'
 import type { Adapter } from './adapter.js'
-import { loraName, patternValue } from './lora-format.js'
+import { loraName, loraScale, magnitudeName, patternValue } from './lora-format.js'
 import { deltaName, indexName } from './s2ft-format.js'
 import { expectShape, floatValues, indexValues } from './values.js'
 
@@ -33,7 +33,7 @@ export function toDeltas(adapter: Adapter, config: NativeModelConfig): NativeDel
   })
 }
 
-/** The factors of a LoRA adapter. Throws as toDeltas does. */
+/** The factors of a LoRA or DoRA adapter. Throws as toDeltas does. */
 export function toLoras(adapter: Adapter, config: NativeModelConfig): NativeLora[] {
   const { info, patterns } = adapter
   if (info.type !== 'lora') return []
@@ -47,8 +47,17 @@ export function toLoras(adapter: Adapter, config: NativeModelConfig): NativeLora
     const expected = patternValue(patterns.ranks, module) ?? info.r
     expectShape(a, [expected, input], name)
     expectShape(b, [out, r], loraName(module, 'B'))
-    const alpha = patternValue(patterns.alphas, module) ?? info.alpha
-    const scale = alpha / (info.rslora ? Math.sqrt(r) : r)
-    return { module, r, a: floatValues(a, name), b: floatValues(b, loraName(module, 'B')), scale }
+    const factors = {
+      module,
+      r,
+      a: floatValues(a, name),
+      b: floatValues(b, loraName(module, 'B')),
+      scale: loraScale({ ...info, alphas: patterns.alphas }, module, r),
+    }
+    if (!info.dora) return factors
+    const magnitude = magnitudeName(module)
+    const lengths = adapter.tensors.get(magnitude)!
+    expectShape(lengths, [out], magnitude)
+    return { ...factors, magnitudes: floatValues(lengths, magnitude) }
   })
 }

@@ -31,6 +31,8 @@ export interface LoraAdapterInfo {
   alpha: number
   dropout: number
   rslora: boolean
+  /** DoRA: every module has a magnitude besides its factors. */
+  dora?: boolean
   /** Short names, sorted. */
   targetModules: string[]
 }

@@ -23,5 +23,7 @@ export async function exportPeft(options: {
   const config = parseModelConfig(await readJson(file, 'INVALID_CONFIG'), file)
   const converted = toLora(await Adapter.load(options.adapter), config.native)
   await converted.save(options.output)
-  return { modules: converted.tensors.size / 2, rank: (converted.info as { r: number }).r }
+  const factors = [...converted.tensors].filter(([name]) => name.endsWith('.lora_A'))
+  const rank = Math.max(...factors.map(([, { shape }]) => shape[0]!))
+  return { modules: factors.length, rank }
 }

@@ -114,9 +114,10 @@ async function inspectAdapter(path: string): Promise<Part> {
     size: bytes(adapter.bytes),
   }
   if (info.type === 'lora') {
-    const { r, alpha, dropout, rslora, targetModules } = info
+    const { r, alpha, dropout, rslora, dora = false, targetModules } = info
     const scale = alpha / (rslora ? Math.sqrt(r) : r)
-    return { type: 'lora-adapter', ...common, r, alpha, scale, dropout, rslora, targetModules }
+    const lora = { r, alpha, scale, dropout, rslora, dora, targetModules }
+    return { type: 'lora-adapter', ...common, ...lora }
   }
   return {
     type: 's2ft-adapter',

@@ -74,6 +74,23 @@ export function collect(text: string, before: string[] | undefined): string[] {
   return [...(before ?? []), text]
 }
 
+/** A reader of `down_proj=16,q_proj=4`: a number for each name. */
+export function numbersByName(
+  read: (text: string) => number,
+): (text: string) => Record<string, number> {
+  return (text) => {
+    const result: Record<string, number> = {}
+    for (const part of list(text)) {
+      const [name = '', value = '', ...rest] = part.split('=').map((word) => word.trim())
+      if (!/^[\w.]+$/.test(name) || rest.length > 0 || name in result) {
+        throw new InvalidArgumentError(`expected <name>=<number>, each name once, found '${part}'`)
+      }
+      result[name] = read(value)
+    }
+    return result
+  }
+}
+
 /** `down=0.03,o=0.1` as shares by module kind, each above 0 and up to 1. */
 export function ratios(text: string): Record<string, number> {
   const kinds = ['q', 'k', 'v', 'o', 'gate', 'up', 'down']

@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import type { TemplateName } from '../data/index.js'
 import { S2FTError } from '../errors.js'
-import { full, lora, s2ft } from '../method/index.js'
+import { dora, full, lora, s2ft } from '../method/index.js'
 import type { Method } from '../method/types.js'
 import type { ModuleKind, Recompute } from '../native/binding.js'
 import type { SchedulerName, TrainerOptions } from '../trainer/types.js'
@@ -34,6 +34,9 @@ export interface TrainSettings {
   loraR?: number
   loraAlpha?: number
   loraDropout?: number
+  loraRslora?: boolean
+  loraRankPattern?: Record<string, number>
+  loraAlphaPattern?: Record<string, number>
   targetModules?: string[]
   quantize?: string
   seed?: number
@@ -87,28 +90,48 @@ export function mergeSettings(command: Command): TrainSettings {
   return settings
 }
 
-const methodSettings: Record<string, string[]> = {
-  s2ft: ['ratios', 'budgetLoraRank'],
-  lora: ['loraR', 'loraAlpha', 'loraDropout', 'targetModules'],
+const lowRank: MethodName[] = ['lora', 'dora']
+/** Which methods an option is for; the others are for all. */
+const methodSettings: Partial<Record<keyof TrainSettings, MethodName[]>> = {
+  ratios: ['s2ft'],
+  budgetLoraRank: ['s2ft'],
+  loraR: lowRank,
+  loraAlpha: lowRank,
+  loraDropout: lowRank,
+  loraRslora: lowRank,
+  loraRankPattern: lowRank,
+  loraAlphaPattern: lowRank,
+  targetModules: lowRank,
 }
 
 /** An option of another method would be ignored in silence: refuse it. */
 function refuseMethodMix(command: Command, settings: TrainSettings): void {
   const method = settings.method ?? 's2ft'
-  for (const [owner, keys] of Object.entries(methodSettings)) {
-    const given = keys.find((key) => command.getOptionValueSource(key) !== undefined)
-    if (given && owner !== method) {
-      throw usage(`option '--${kebab(given)}' is for --method ${owner}, found --method ${method}`)
-    }
+  for (const [key, owners] of Object.entries(methodSettings)) {
+    if (owners.includes(method) || command.getOptionValueSource(key) === undefined) continue
+    const wanted = owners.join(' or ')
+    throw usage(`option '--${kebab(key)}' is for --method ${wanted}, found --method ${method}`)
   }
   if (settings.ratios && settings.budgetLoraRank !== undefined) {
     throw usage("options '--ratios' and '--budget-lora-rank' exclude each other")
   }
 }
 
+type Given<T> = { [K in keyof T]?: Exclude<T[K], undefined> }
+
+/** Only what was given: methods know their own defaults. */
+function given<T extends object>(options: T): Given<T> {
+  const entries = Object.entries(options).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(entries) as Given<T>
+}
+
+function targets({ targetModules: found }: TrainSettings): string[] | 'all-linear' | undefined {
+  return found?.length === 1 && found[0] === 'all-linear' ? 'all-linear' : found
+}
+
 /** The method asked for. Throws UNSUPPORTED for those of later releases. */
 export function methodOf(settings: TrainSettings): Method {
-  const { method = 's2ft', quantize, seed = 0, ratios, budgetLoraRank, targetModules } = settings
+  const { method = 's2ft', quantize, seed = 0, ratios, budgetLoraRank } = settings
   const available = implementedMethods.join(', ')
   if (quantize !== undefined) {
     const message = `--quantize ${quantize} comes in a later release: leave it out (--dtype bf16 halves the weights)`
@@ -119,15 +142,18 @@ export function methodOf(settings: TrainSettings): Method {
     if (budgetLoraRank !== undefined) return s2ft({ budget: { loraRank: budgetLoraRank }, seed })
     return s2ft({ ...(ratios && { ratios }), seed })
   }
-  if (method === 'lora') {
-    const all = targetModules?.length === 1 && targetModules[0] === 'all-linear'
-    return lora({
-      ...(settings.loraR !== undefined && { r: settings.loraR }),
-      ...(settings.loraAlpha !== undefined && { alpha: settings.loraAlpha }),
-      ...(settings.loraDropout !== undefined && { dropout: settings.loraDropout }),
-      ...(targetModules && !all && { targetModules }),
+  if (method === 'lora' || method === 'dora') {
+    const options = given({
+      r: settings.loraR,
+      alpha: settings.loraAlpha,
+      dropout: settings.loraDropout,
+      rslora: settings.loraRslora,
+      rankPattern: settings.loraRankPattern,
+      alphaPattern: settings.loraAlphaPattern,
+      targetModules: targets(settings),
       seed,
     })
+    return method === 'lora' ? lora(options) : dora(options)
   }
   throw new S2FTError(
     'UNSUPPORTED',

@@ -2,7 +2,7 @@
 // read, what help says.
 import type { Command } from 'commander'
 import { Option } from 'commander'
-import { byteCount, integer, list, number, oneOf, ratios } from './parse.js'
+import { byteCount, integer, list, number, numbersByName, oneOf, ratios } from './parse.js'
 
 /** How a setting is written and read. Flags are the kebab-case form of `key`. */
 export interface Setting {
@@ -20,8 +20,8 @@ export interface Setting {
   optionalValue?: boolean
 }
 
-export const implementedMethods = ['s2ft', 'lora', 'full'] as const
-export const plannedMethods = ['dora', 'lisa', 'sparse', 'galore', 'loreft'] as const
+export const implementedMethods = ['s2ft', 'lora', 'dora', 'full'] as const
+export const plannedMethods = ['lisa', 'sparse', 'galore', 'loreft'] as const
 
 const text = (value: string) => value
 const count = integer({ min: 1 })
@@ -93,25 +93,42 @@ const method: Omit<Setting, 'group'>[] = [
     description: 's2ft: instead of ratios, as many trainable values as LoRA of this rank',
     read: count,
   },
-  { key: 'loraR', value: 'r', description: 'lora: rank', fallback: 8, read: count },
+  { key: 'loraR', value: 'r', description: 'lora, dora: rank', fallback: 8, read: count },
   {
     key: 'loraAlpha',
     value: 'a',
-    description: 'lora: scale is alpha / r',
+    description: 'lora, dora: scale is alpha / r',
     fallback: 16,
     read: number({ above: 0 }),
   },
   {
+    key: 'loraRslora',
+    description: 'lora, dora: scale is alpha / sqrt(r)',
+    fallback: false,
+  },
+  {
+    key: 'loraRankPattern',
+    value: 'list',
+    description: 'lora, dora: ranks of single modules, e.g. down_proj=16,layers.0.mlp.up_proj=4',
+    read: numbersByName(count),
+  },
+  {
+    key: 'loraAlphaPattern',
+    value: 'list',
+    description: 'lora, dora: alphas of single modules, likewise',
+    read: numbersByName(number({ above: 0 })),
+  },
+  {
     key: 'loraDropout',
     value: 'p',
-    description: 'lora: dropout on the input of the factors',
+    description: 'lora, dora: dropout on the input of the factors',
     fallback: 0,
     read: number({ min: 0, max: 0.99 }),
   },
   {
     key: 'targetModules',
     value: 'list',
-    description: 'lora: module names, e.g. q_proj,v_proj, or all-linear',
+    description: 'lora, dora: module names, e.g. q_proj,v_proj, or all-linear',
     fallback: 'all-linear',
     read: list,
   },

@@ -1,9 +1,10 @@
-// Checked options of s2ft() and lora().
+// Checked options of the methods.
 import { z } from 'zod'
 import { S2FTError } from '../errors.js'
 import { MODULE_KINDS } from '../model/modules.js'
 import { validate } from '../model/validate.js'
 import type {
+  DoraMethod,
   FullMethod,
   LoraMethod,
   LoraOptions,
@@ -34,6 +35,22 @@ const s2ftSchema = z.strictObject({
   budget: z.strictObject({ loraRank: z.number().int().positive() }).optional(),
   seed,
 })
+/** Names are matched, never run as expressions; a short name is written as PEFT needs it. */
+const pattern = <T extends z.ZodType>(value: T) =>
+  z
+    .record(z.string(), value)
+    .refine(
+      (given) => Object.keys(given).every((name) => /^[\w.]+$/.test(name)),
+      'expected module names or their dotted ends',
+    )
+    .transform((given) =>
+      Object.fromEntries(
+        Object.entries(given).map(([name, found]) => [
+          (MODULE_KINDS as readonly string[]).includes(name) ? `${name}_proj` : name,
+          found,
+        ]),
+      ),
+    )
 const loraSchema = z.strictObject({
   r: z.number().int().positive().default(8),
   alpha: z.number().positive().default(16),
@@ -42,6 +59,8 @@ const loraSchema = z.strictObject({
     .union([z.literal('all-linear'), z.array(z.string().min(1)).min(1)])
     .default('all-linear'),
   rslora: z.boolean().default(false),
+  rankPattern: pattern(z.number().int().positive()).optional(),
+  alphaPattern: pattern(z.number().positive()).optional(),
   seed,
 })
 
@@ -93,6 +112,16 @@ export function lora(options: LoraOptions = {}): LoraMethod {
   return { kind: 'lora', ...validate(loraSchema, options, 'lora options') }
 }
 
+/**
+ * Weight-decomposed low-rank adaptation: the factors of lora() turn every row of a weight, a
+ * trained magnitude sets its length. The length of W + scale·B·A counts as a constant in the
+ * gradient (DoRA paper section 4.3, as PEFT). Options as of lora(); dropout is on the factors'
+ * input only. Throws INVALID_ARGUMENT naming the option.
+ */
+export function dora(options: LoraOptions = {}): DoraMethod {
+  return { kind: 'dora', ...validate(loraSchema, options, 'dora options') }
+}
+
 /** Trains every weight. */
 export function full(options: Record<string, never> = {}): FullMethod {
   validate(z.strictObject({}), options, 'full options')
@@ -102,13 +131,8 @@ export function full(options: Record<string, never> = {}): FullMethod {
 function later(name: string): never {
   throw new S2FTError(
     'UNSUPPORTED',
-    `${name} comes in a later release: the methods of this one are s2ft, lora and full`,
+    `${name} comes in a later release: the methods of this one are s2ft, lora, dora and full`,
   )
-}
-
-/** Not in this release: throws UNSUPPORTED. */
-export function dora(_options: LoraOptions = {}): Method {
-  return later('dora')
 }
 
 /** Not in this release: throws UNSUPPORTED. */

@@ -1,4 +1,5 @@
 // Turns a method into what the engine trains on one particular model.
+import { loraScale, patternValue } from '../adapter/lora-format.js'
 import { S2FTError } from '../errors.js'
 import {
   MODULE_KINDS,
@@ -15,7 +16,7 @@ import type {
   NativeMethod,
   NativeModelConfig,
 } from '../native/binding.js'
-import type { LoraMethod, Method, S2ftMethod, Selection } from './types.js'
+import type { DoraMethod, LoraMethod, Method, S2ftMethod, Selection } from './types.js'
 
 type Counts = Partial<Record<ModuleKind, number>>
 
@@ -139,11 +140,27 @@ export function loraModules(
   return every.filter((name) => chosen.has(name))
 }
 
+function resolveLora(method: LoraMethod | DoraMethod, config: NativeModelConfig): NativeMethod {
+  const { kind, seed, dropout, rankPattern: ranks = {}, alphaPattern: alphas = {} } = method
+  const names = loraModules(config, method.targetModules)
+  for (const [option, pattern] of Object.entries({ rankPattern: ranks, alphaPattern: alphas })) {
+    const unused = Object.keys(pattern).find(
+      (key) => !names.some((name) => patternValue({ [key]: 1 }, name)),
+    )
+    if (unused !== undefined) {
+      bad(`${kind} ${option}: expected names of target modules, found ${show(unused)}`)
+    }
+  }
+  const modules = names.map((name) => {
+    const r = patternValue(ranks, name) ?? method.r
+    return { name, r, scale: loraScale({ ...method, alphas }, name, r) }
+  })
+  return { kind, seed, dropout, modules }
+}
+
 /** The engine's form of `method`. Throws INVALID_ARGUMENT naming what does not fit the model. */
 export function resolveMethod(method: Method, config: NativeModelConfig): NativeMethod {
   if (method.kind === 's2ft') return resolveS2ft(method, config)
   if (method.kind === 'full') return { kind: 'full' }
-  const { kind, seed, r, alpha, dropout, rslora } = method
-  const modules = loraModules(config, method.targetModules)
-  return { kind, seed, r, alpha, dropout, rslora, modules }
+  return resolveLora(method, config)
 }

@@ -36,6 +36,10 @@ export interface LoraOptions {
   targetModules?: 'all-linear' | readonly string[]
   /** Scale alpha / sqrt(r) instead of alpha / r. */
   rslora?: boolean
+  /** Ranks of single modules, by name or its dotted end, as in PEFT: { down_proj: 16 }. */
+  rankPattern?: Readonly<Record<string, number>>
+  /** Alphas of single modules, likewise. */
+  alphaPattern?: Readonly<Record<string, number>>
   /** Initial values and dropout; default 0. */
   seed?: number
 }
@@ -47,17 +51,24 @@ export interface S2ftMethod {
   readonly budget?: { readonly loraRank: number }
   readonly seed: number
 }
-export interface LoraMethod {
-  readonly kind: 'lora'
+interface LowRankMethod {
   readonly r: number
   readonly alpha: number
   readonly dropout: number
   readonly targetModules: 'all-linear' | readonly string[]
   readonly rslora: boolean
+  readonly rankPattern?: Readonly<Record<string, number>> | undefined
+  readonly alphaPattern?: Readonly<Record<string, number>> | undefined
   readonly seed: number
+}
+export interface LoraMethod extends LowRankMethod {
+  readonly kind: 'lora'
+}
+export interface DoraMethod extends LowRankMethod {
+  readonly kind: 'dora'
 }
 export interface FullMethod {
   readonly kind: 'full'
 }
-/** Made by s2ft(), lora() and full(). */
-export type Method = S2ftMethod | LoraMethod | FullMethod
+/** Made by s2ft(), lora(), dora() and full(). */
+export type Method = S2ftMethod | LoraMethod | DoraMethod | FullMethod

@@ -108,14 +108,11 @@ export type NativeMethod =
   | { kind: 's2ft'; seed: number; counts: Partial<Record<ModuleKind, number>>[] }
   | { kind: 's2ft'; seed: number; select: LayerSelection[] }
   | {
-      kind: 'lora'
+      kind: 'lora' | 'dora'
       seed: number
-      r: number
-      alpha: number
       dropout: number
-      rslora: boolean
-      /** Full module names, e.g. model.layers.0.mlp.down_proj. */
-      modules: string[]
+      /** Full names, e.g. model.layers.0.mlp.down_proj; scale is alpha / r or alpha / sqrt(r). */
+      modules: { name: string; r: number; scale: number }[]
     }
   | { kind: 'full' }
 
@@ -134,7 +131,7 @@ export interface NativeTrainerSpec {
 export interface NativeParameter {
   name: string
   module: string
-  kind: 'rows' | 'cols' | 'all' | 'bias' | 'lora_A' | 'lora_B'
+  kind: 'rows' | 'cols' | 'all' | 'bias' | 'lora_A' | 'lora_B' | 'lora_magnitude_vector'
   shape: number[]
   /** Original row or column indices of a slice, in the order of the gradient. */
   index?: Int32Array
@@ -172,7 +169,7 @@ export interface NativeTrainer {
   step(microBatches: Sample[][], learningRate: number): Promise<NativeStepResult>
   /** Gradients of the mean loss, one entry a parameter, in parameters() order. */
   gradients(batch: Sample[]): Promise<{ loss: number; gradients: Float32Array[] }>
-  /** Slices: current weight minus base, f32. LoRA: the factors. `all`: current values. */
+  /** Slices: current weight minus base, f32. LoRA, DoRA: the factors. `all`: current values. */
   values(): Promise<Float32Array[]>
   /** The inverse of values(), in parameters() order: continues from an adapter. */
   setValues(values: Float32Array[]): Promise<void>
@@ -210,6 +207,8 @@ export interface NativeLora {
   b: Float32Array
   /** alpha / r, or alpha / sqrt(r). */
   scale: number
+  /** DoRA [out]: lengths of the rows of W + scale B A. */
+  magnitudes?: Float32Array
 }
 
 export interface NativeModel {

@@ -1,6 +1,6 @@
 // Where training starts when it continues from an adapter.
 import type { Adapter } from '../adapter/adapter.js'
-import { loraName } from '../adapter/lora-format.js'
+import { loraScale } from '../adapter/lora-format.js'
 import { deltaName, indexName } from '../adapter/s2ft-format.js'
 import { expectShape, floatValues } from '../adapter/values.js'
 import { S2FTError } from '../errors.js'
@@ -18,7 +18,7 @@ function mismatch(what: string, expected: unknown, found: unknown): never {
 function tensorFor(adapter: Adapter, parameter: NativeParameter): Tensor {
   const { module, kind } = parameter
   const slice = kind === 'rows' || kind === 'cols'
-  const name = slice ? deltaName(module) : loraName(module, kind === 'lora_A' ? 'A' : 'B')
+  const name = slice ? deltaName(module) : `${module}.${kind}`
   const tensor = adapter.tensors.get(name)
   if (!tensor) mismatch('tensors', name, 'none')
   expectShape(tensor, parameter.shape, `initialAdapter: ${name}`)
@@ -42,10 +42,18 @@ export function initialValues(
   parameters: readonly NativeParameter[],
 ): Float32Array[] {
   const { info } = adapter
-  if (info.type !== method.kind) mismatch('type', method.kind, info.type)
-  if (info.type === 'lora' && method.kind === 'lora') {
+  const type = info.type === 'lora' && info.dora ? 'dora' : info.type
+  if (type !== method.kind) mismatch('type', method.kind, type)
+  if (info.type === 'lora' && (method.kind === 'lora' || method.kind === 'dora')) {
     for (const key of ['r', 'alpha', 'rslora'] as const) {
       if (info[key] !== method[key]) mismatch(key, method[key], info[key])
+    }
+    const wanted = { ...method, alphas: method.alphaPattern ?? {} }
+    for (const { module } of parameters) {
+      const scales = [wanted, { ...info, ...adapter.patterns }].map((at) =>
+        loraScale(at, module, 1),
+      )
+      if (scales[0] !== scales[1]) mismatch(`alpha of ${module}`, scales[0], scales[1])
     }
   }
   const values = parameters.map((parameter) =>

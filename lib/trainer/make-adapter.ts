@@ -1,6 +1,6 @@
 // Collects what was trained into an Adapter.
 import { Adapter } from '../adapter/adapter.js'
-import { loraName, targetNames } from '../adapter/lora-format.js'
+import { targetNames } from '../adapter/lora-format.js'
 import { deltaName, indexName } from '../adapter/s2ft-format.js'
 import type { S2ftSlice } from '../adapter/types.js'
 import { S2FTError } from '../errors.js'
@@ -53,8 +53,7 @@ export async function makeAdapter(session: Session): Promise<Adapter> {
   if (method.kind === 's2ft') return s2ftAdapter(session, method, parameters, values)
   const tensors = new Map<string, Tensor>()
   for (const [i, { module, kind, shape }] of parameters.entries()) {
-    const name = loraName(module, kind === 'lora_A' ? 'A' : 'B')
-    tensors.set(name, { dtype: 'F32', shape, data: values[i]! })
+    tensors.set(`${module}.${kind}`, { dtype: 'F32', shape, data: values[i]! })
   }
   const modules = [...new Set(parameters.map(({ module }) => module))]
   return new Adapter(
@@ -66,8 +65,10 @@ export async function makeAdapter(session: Session): Promise<Adapter> {
       alpha: method.alpha,
       dropout: method.dropout,
       rslora: method.rslora,
+      ...(method.kind === 'dora' ? { dora: true } : {}),
       targetModules: targetNames(modules, session.model.config.native.layers),
     },
     tensors,
+    { ranks: { ...method.rankPattern }, alphas: { ...method.alphaPattern } },
   )
 }

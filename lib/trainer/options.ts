@@ -8,12 +8,12 @@ import type { TrainerOptions } from './types.js'
 const natural = z.number().int().nonnegative()
 const whole = z.number().int().positive()
 const beta = z.number().min(0).lt(1)
-const kinds = ['s2ft', 'lora', 'full']
+const kinds = ['s2ft', 'lora', 'dora', 'full']
 
 const schema = z.strictObject({
   method: z.custom<TrainerOptions['method']>(
     (value) => kinds.includes((value as { kind?: string } | null)?.kind ?? ''),
-    { message: 'expected s2ft(...), lora(...) or full()' },
+    { message: 'expected s2ft(...), lora(...), dora(...) or full()' },
   ),
   initialAdapter: z.instanceof(Adapter).optional(),
   learningRate: z.number().nonnegative().default(2e-4),
@@ -75,7 +75,9 @@ export function trainerSettings(options: unknown): TrainerSettings {
     )
   }
   if (settings.initialAdapter && settings.method.kind === 'full') {
-    refuse('initialAdapter: expected method s2ft or lora, found full: fuse the adapter instead')
+    refuse(
+      'initialAdapter: expected a method with an adapter, found full: fuse the adapter instead',
+    )
   }
   return settings
 }

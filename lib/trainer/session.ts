@@ -167,5 +167,5 @@ function located(
 
 /** How users name a parameter: the module, with what it is where that is not its weight. */
 export function parameterName({ module, kind }: NativeParameter): string {
-  return kind === 'lora_A' || kind === 'lora_B' || kind === 'bias' ? `${module}.${kind}` : module
+  return kind === 'bias' || kind.startsWith('lora_') ? `${module}.${kind}` : module
 }

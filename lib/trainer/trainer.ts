@@ -85,7 +85,8 @@ export class Trainer {
   }
 
   /**
-   * Gradients of the batch's mean loss, by module (`<module>.lora_A` and `.lora_B` for LoRA).
+   * Gradients of the batch's mean loss, by module (`<module>.lora_A` and `.lora_B` for LoRA,
+   * `.lora_magnitude_vector` beside them for DoRA).
    * Slices: [s, in] or [out, s], ordered as the adapter's s2ft_index.
    */
   async gradients(samples: readonly SampleInput[]): Promise<Map<string, Float32Array>> {

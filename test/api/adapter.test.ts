@@ -2,10 +2,10 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { Adapter, lora, Model, s2ft, type Tensor, Trainer, toLora } from '../../lib/index.js'
+import { Adapter, dora, lora, Model, s2ft, type Tensor, Trainer, toLora } from '../../lib/index.js'
 import { native } from '../../lib/native/load.js'
 import { temporaryDirectory } from '../support/directories.js'
-import { goldenRoot } from '../support/golden.js'
+import { expectedTensor, goldenRoot, goldenRuns, relativeError } from '../support/golden.js'
 import { rejection } from '../support/rejection.js'
 
 const directory = join(goldenRoot, 'llama-gqa')
@@ -140,8 +140,75 @@ describe('LoRA', () => {
     expect(await names(folder)).toEqual(await names(join(directory, 'lora-init')))
   })
 
+  test.each(goldenRuns('lora', 'dora'))("fused it has PEFT's logits: %s", async (_, golden) => {
+    const { run, golden: at } = golden
+    const own = await Model.load(at.directory, { device: 'cpu', dtype: 'f32' })
+    const tokens = at.batches[0]![0]!.tokens
+    const before = await own.logits(tokens)
+    const adapter = await Adapter.load(join(at.directory, run.init!))
+    await own.fuse(adapter)
+    const { values } = expectedTensor(at, `run.${run.name}.logits`)
+    // As the logits of the base: test/model/forward.test.ts.
+    expect(relativeError(await own.logits(tokens), values)).toBeLessThan(1e-5)
+    await own.unfuse(adapter)
+    expect(await own.logits(tokens)).toEqual(before)
+    await own.dispose()
+  })
+
+  test.each(goldenRuns('lora', 'dora'))('PEFT reads back what it wrote: %s', async (_, golden) => {
+    const from = join(golden.golden.directory, golden.run.init!)
+    const folder = temporaryDirectory()
+    await (await Adapter.load(from)).save(folder)
+    const tensors = async (at: string) =>
+      (await native().readSafetensors(join(at, 'adapter_model.safetensors'))).tensors
+    expect(await tensors(folder)).toEqual(await tensors(from))
+    const config = (at: string) =>
+      JSON.parse(readFileSync(join(at, 'adapter_config.json'), 'utf8')) as Record<string, unknown>
+    for (const [key, value] of Object.entries(config(folder))) {
+      expect(value, key).toEqual(config(from)[key])
+    }
+  })
+
+  test('DoRA trained, saved, loaded, fused: the same logits; it can be trained on', async () => {
+    const method = dora({ r: 2, alphaPattern: { q: 3 }, rankPattern: { down_proj: 5 } })
+    const trainer = new Trainer(model, { method, learningRate: 0.05 })
+    for (let i = 0; i < 3; i++) await trainer.step(samples)
+    const trained = await model.logits(probe)
+    const folder = temporaryDirectory()
+    await (await trainer.adapter()).save(folder)
+    await trainer.dispose()
+    const adapter = await Adapter.load(folder)
+    expect(adapter.info).toMatchObject({ type: 'lora', dora: true, r: 2 })
+    expect(adapter.patterns).toEqual({ ranks: { down_proj: 5 }, alphas: { q_proj: 3 } })
+    await model.fuse(adapter)
+    expect(largest(await model.logits(probe), trained)).toBeLessThan(1e-5)
+    await model.unfuse(adapter)
+    const more = new Trainer(model, { method, initialAdapter: adapter, learningRate: 0 })
+    await more.step(samples)
+    expect(largest(await model.logits(probe), trained)).toBeLessThan(1e-5)
+    await more.dispose()
+    const other = new Trainer(model, { method: lora({ r: 2 }), initialAdapter: adapter })
+    expect((await rejection(() => other.step(samples))).code).toBe('ADAPTER_MISMATCH')
+    await other.dispose()
+    const { alphaPattern: _, ...plain } = method
+    const scaled = new Trainer(model, { method: plain, initialAdapter: adapter })
+    expect((await rejection(() => scaled.step(samples))).message).toMatch(/alpha of model.layers.0/)
+    await scaled.dispose()
+  })
+
+  test('magnitudes belong to DoRA alone, one a module', async () => {
+    const from = join(directory, 'dora-init')
+    const error = await rejection(() => changed({ use_dora: false }, {}, from))
+    expect(error.code).toBe('UNSUPPORTED')
+    expect(error.message).toContain('lora_magnitude_vector')
+    const missing = await rejection(() =>
+      changed({ use_dora: true }, {}, join(directory, 'lora-init')),
+    )
+    expect(missing.code).toBe('CORRUPT_FILE')
+    expect(missing.message).toContain('lora_magnitude_vector')
+  })
+
   test.each<[string, object]>([
-    ['use_dora', { use_dora: true }],
     ['bias', { bias: 'all' }],
     ['modules_to_save', { modules_to_save: ['lm_head'] }],
     ['rank_pattern', { rank_pattern: { '(a+)+$': 4 } }],

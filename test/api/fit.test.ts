@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
+  dora,
   full,
   lora,
   Model,
@@ -97,6 +98,7 @@ describe('events', () => {
 describe.each([
   ['s2ft', base.method],
   ['lora', lora({ r: 2, dropout: 0.2, seed: 5 })],
+  ['dora', dora({ r: 2, dropout: 0.2, seed: 5 })],
   ['full', full()],
 ])('%s: stop and resume', (name, method) => {
   test('gives the same result, byte for byte, as a run without a stop', async () => {

@@ -115,10 +115,43 @@ describe('lora', () => {
   )
 })
 
-test.each([dora, lisa, sparse])('%o says what there is', async (method) => {
+describe.each([lora, dora])('%o', (method) => {
+  test('ranks and scales of single modules', () => {
+    const options = { r: 4, alpha: 8, rslora: true, targetModules: ['q', 'down'] }
+    const patterns = { rankPattern: { down: 16, 'layers.1.self_attn.q_proj': 9 } }
+    const resolved = resolveMethod(
+      method({ ...options, ...patterns, alphaPattern: { q: 3 } }),
+      config,
+    )
+    if (!('modules' in resolved)) throw new Error('expected modules')
+    const found = resolved.modules.map(({ name, r, scale }) => [name.slice(13), r, scale])
+    expect(found).toEqual([
+      ['0.self_attn.q_proj', 4, 3 / 2],
+      ['0.mlp.down_proj', 16, 8 / 4],
+      ['1.self_attn.q_proj', 9, 3 / 3],
+      ['1.mlp.down_proj', 16, 8 / 4],
+      ['2.self_attn.q_proj', 4, 3 / 2],
+      ['2.mlp.down_proj', 16, 8 / 4],
+    ])
+  })
+
+  test.each<[RegExp, object]>([
+    [/rankPattern.*found 0/, { rankPattern: { q: 0 } }],
+    [/alphaPattern.*expected module names/, { alphaPattern: { '(a+)+': 1 } }],
+    [/rankPattern: expected names of target modules, found "up_proj"/, { rankPattern: { up: 2 } }],
+  ])('%s', async (message, options) => {
+    const error = await rejection(() =>
+      resolveMethod(method({ targetModules: ['q'], ...options }), config),
+    )
+    expect(error.code).toBe('INVALID_ARGUMENT')
+    expect(error.message).toMatch(message)
+  })
+})
+
+test.each([lisa, sparse])('%o says what there is', async (method) => {
   const error = await rejection(() => method())
   expect(error.code).toBe('UNSUPPORTED')
-  expect(error.message).toContain('s2ft, lora and full')
+  expect(error.message).toContain('s2ft, lora, dora and full')
 })
 
 describe('schedules', () => {

@@ -75,8 +75,8 @@ describe('with the command line', () => {
   })
 
   test('flags win over the file, and required settings may come from it', () => {
-    const path = config('model: m\ndata: d\noutput: o\nmethod: dora\n')
-    expectError(s2ft(['train', '-c', path]), 'UNSUPPORTED', /--method dora/)
+    const path = config('model: m\ndata: d\noutput: o\nmethod: galore\n')
+    expectError(s2ft(['train', '-c', path]), 'UNSUPPORTED', /--method galore/)
     expectError(s2ft(['train', '-c', path, '--method', 'lisa']), 'UNSUPPORTED', /--method lisa/)
   })
 

@@ -62,6 +62,28 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
     expect(loss('--model', model, '--adapter', peft)).toBe(after)
   })
 
+  test.each([
+    ['lora', ['--lora-r', '4', '--lora-rslora', '--lora-rank-pattern', 'down_proj=2']],
+    ['dora', ['--lora-r', '4', '--lora-dropout', '0.1', '--target-modules', 'q,v,down']],
+  ])('%s trains, lowers the loss, merges and generates', (method, options) => {
+    const output = join(work, method)
+    const events = jsonLines(s2ft(run(output, '--method', method, '--max-steps', '6', ...options)))
+    const plan = events.find(({ type }) => type === 'plan')!
+    expect(plan.trainableParameters).toBeGreaterThan(0)
+    const evaluate = (...args: string[]) =>
+      jsonLines(s2ft(['eval', '--data', data, '--json', '--model', ...args])).at(-1)!.loss as number
+    const tuned = evaluate(model, '--adapter', output)
+    expect(tuned).toBeLessThan(evaluate(model) - 0.1)
+    const [adapterInfo] = jsonLines(s2ft(['inspect', output, '--json']))
+    expect(adapterInfo!.parameters).toBe(plan.trainableParameters)
+    const merged = join(work, `${method}-merged`)
+    const both = ['--model', model, '--adapter', output, '--json']
+    jsonLines(s2ft(['merge', ...both, '--output', merged]))
+    expect(evaluate(merged)).toBe(tuned)
+    const generated = s2ft(['generate', ...both, '--prompt', 'How', '--max-new-tokens', '3'])
+    expect(jsonLines(generated).at(-1)).toMatchObject({ type: 'result' })
+  })
+
   test('weights that merge does not touch are byte-identical', () => {
     const merged = join(work, 'merged-bytes')
     jsonLines(s2ft(['merge', '--model', model, '--adapter', adapter, '--output', merged, '--json']))

@@ -60,12 +60,14 @@ describe('wrong calls end with status 2 and one line', () => {
     ['empty number', [...train, '--learning-rate', ''], /a number above 0/],
     ['infinity', [...train, '--learning-rate', 'Infinity'], /a number above 0/],
     ['out of range', ['generate', '--model', 'm', '--prompt', 'p', '--top-p', '3'], /up to 1/],
-    ['unknown method', [...train, '--method', 'foo'], /expected s2ft, lora, full/],
+    ['unknown method', [...train, '--method', 'foo'], /expected s2ft, lora, dora/],
     ['unknown device', ['devices', '--device', 'tpu'], /expected cpu, cuda, auto/],
     ['unknown module', [...train, '--ratios', 'bar=0.1'], /module of q, k, v, o, gate, up, down/],
     ['share above 1', [...train, '--ratios', 'down=2'], /above 0 up to 1, found 'down=2'/],
     ['module twice', [...train, '--ratios', 'o=0.1,o=0.2'], /each module once/],
-    ["another method's option", [...train, '--lora-r', '4'], /is for --method lora/],
+    ["another method's option", [...train, '--lora-r', '4'], /is for --method lora or dora/],
+    ['rank without a number', [...train, '--lora-rank-pattern', 'q_proj'], /whole number from 1/],
+    ['rank twice', [...train, '--lora-rank-pattern', 'q=1,q=2'], /each name once, found 'q=2'/],
     [
       'ratios and budget',
       [...train, '--ratios', 'o=0.1', '--budget-lora-rank', '4'],
@@ -84,9 +86,9 @@ describe('what comes later is refused by name', () => {
   const train = ['train', '--model', 'm', '--data', 'd', '--output', 'o']
   const exporting = ['export', '--model', 'm', '--adapter', 'a', '--output', 'o']
   const cases: [string[], RegExp][] = [
-    ...['dora', 'lisa', 'sparse', 'galore', 'loreft'].map((method): [string[], RegExp] => [
+    ...['lisa', 'sparse', 'galore', 'loreft'].map((method): [string[], RegExp] => [
       [...train, '--method', method],
-      /available are s2ft, lora, full/,
+      /available are s2ft, lora, dora, full/,
     ]),
     [[...train, '--quantize', 'nf4'], /--quantize nf4 comes in a later release/],
     [['serve', '--model', 'm'], /later release/],

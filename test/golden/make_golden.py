@@ -46,13 +46,14 @@ def run(name, method, **options):
     """A training run: ten steps; the options carry the names of the TypeScript Trainer."""
     settings = dict(learningRate=1e-2, weightDecay=0.1, maxGradNorm=0.5, lrScheduler="linear", warmupSteps=2,
                     maxSteps=STEPS, gradientAccumulationSteps=1, adamBeta1=0.9, adamBeta2=0.999, adamEpsilon=1e-8)
-    select = options.pop("select", None)
+    select, lora = options.pop("select", None), options.pop("lora", {})
     settings |= options
     record = dict(name=name, method=method, options=settings)
     if select is not None:
         record["select"] = select
-    if method == "lora":
-        record["lora"] = dict(r=4, alpha=8, dropout=0, targetModules=[m.split(".")[1] for m in MODULES.values()])
+    if method in ("lora", "dora"):
+        record["lora"] = dict(r=4, alpha=8, dropout=0, targetModules=[m.split(".")[1] for m in MODULES.values()]) | lora
+        record["init"] = "lora-init" if method == "lora" and not lora else f"{name}-init"
     return record
 
 
@@ -66,6 +67,10 @@ CASES = [
                    select=dict(v=[[], [1]], down=[[], [52, 0]])),
                run("lora", "lora"),
                run("lora-accumulated", "lora", gradientAccumulationSteps=2),
+               run("rslora-patterns", "lora",
+                   lora=dict(rslora=True, rankPattern={"down_proj": 2, "layers.1.self_attn.q_proj": 6},
+                             alphaPattern={"layers.0.mlp.up_proj": 3})),
+               run("dora", "dora"),
                run("full", "full")]),
     dict(name="llama-tied", family="Llama", about="tied head, 9 query heads over 3 key/value heads, head size 6",
          config=dict(vocab_size=67, hidden_size=54, intermediate_size=49, num_hidden_layers=3, num_attention_heads=9,
@@ -79,7 +84,8 @@ CASES = [
          runs=[run("s2ft", "s2ft", select=ALL_DIFFERENT)]),
     dict(name="llama-biases", family="Llama", about="attention_bias and mlp_bias",
          config=MEDIUM | dict(hidden_size=24, intermediate_size=41, attention_bias=True, mlp_bias=True),
-         runs=[run("s2ft", "s2ft", gradientAccumulationSteps=2, select=ALL_DIFFERENT | dict(down=[[40, 11], [0, 7, 31]]))]),
+         runs=[run("s2ft", "s2ft", gradientAccumulationSteps=2, select=ALL_DIFFERENT | dict(down=[[40, 11], [0, 7, 31]])),
+               run("dora", "dora", lora=dict(r=2, alpha=6, targetModules=["q_proj", "o_proj", "up_proj", "down_proj"]))]),
     dict(name="llama-linear-rope", family="Llama", about="linear rope scaling, written in the old style with `type`",
          config=SMALL | dict(rope_parameters=dict(rope_type="linear", rope_theta=500.0, factor=2.5)),
          old_style=dict(rope_theta=500.0, rope_scaling=dict(type="linear", factor=2.5)),
@@ -290,20 +296,27 @@ def lora_name(parameter_name):
 
 
 def make_lora(model, record, init_directory, seed):
-    """PEFT's LoRA over all seven modules with a fixed A and B, saved in PEFT's format for the tests to load."""
+    """PEFT's LoRA or DoRA with fixed values, saved in PEFT's format for the tests to load."""
     lora = record["lora"]
     wrapped = peft.get_peft_model(model, peft.LoraConfig(
         r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=lora["targetModules"],
-        task_type="CAUSAL_LM"))
+        use_rslora=lora.get("rslora", False), rank_pattern=lora.get("rankPattern", {}),
+        alpha_pattern=lora.get("alphaPattern", {}), use_dora=record["method"] == "dora", task_type="CAUSAL_LM"))
+    weights = dict(wrapped.named_parameters())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-                parameter.data = (0.1 * noise).to(model.dtype)
+                value = 0.1 * noise
+                if "lora_magnitude_vector" in name:
+                    # Off the norms that they start from, and the same values in every dtype.
+                    base = weights[name.split(".lora_")[0] + ".base_layer.weight"].double()
+                    value = (base.norm(dim=1) * (1 + value.double())).float()
+                parameter.data = value.to(model.dtype)
     if not init_directory.exists():
-        tensors = {name.replace(".default", ""): p.detach().to(torch.float32).contiguous()
-                   for name, p in wrapped.named_parameters() if "lora_" in name}
+        tensors = {name: p.detach().to(torch.float32).contiguous()
+                   for name, p in peft.get_peft_model_state_dict(wrapped).items()}
         init_directory.mkdir()
         save_file(tensors, init_directory / "adapter_model.safetensors", metadata={"format": "pt"})
         config = wrapped.peft_config["default"].to_dict()
@@ -314,9 +327,12 @@ def make_lora(model, record, init_directory, seed):
 
 
 def run_lora(model, record, batches, directory, seed):
-    wrapped, trainable = make_lora(model, record, directory / "lora-init", seed)
-    assert len(trainable) == 2 * 7 * model.config.num_hidden_layers
+    wrapped, trainable = make_lora(model, record, directory / record["init"], seed)
+    kinds = 3 if record["method"] == "dora" else 2
+    assert len(trainable) == kinds * len(record["lora"]["targetModules"]) * model.config.num_hidden_layers
     final = {}
+    with torch.no_grad():
+        final["logits"] = logits_of(wrapped, batches[0][0]["tokens"])
     (loss_sum(wrapped, batches[0]) / trained_tokens(batches[0])).backward()
     for name, parameter in trainable.items():
         final[f"gradient.{name}"] = parameter.grad.clone()
@@ -389,7 +405,7 @@ def error_of(actual, expected):
         if not name.endswith("s2ft_index"):
             kind = name.split(".")[0]
             if kind == "run":
-                kind = name.split(".")[2] if name.split(".")[2] in ("losses", "gradNorms", "learningRates", "gradient") else "trained"
+                kind = name.split(".")[2] if name.split(".")[2] in ("losses", "gradNorms", "learningRates", "gradient", "logits") else "trained"
             if value.norm() > 0:
                 groups[kind] = max(groups.get(kind, 0.0), distance(actual[name], value))
     return {kind: float(f"{error:.1e}") for kind, error in groups.items()}

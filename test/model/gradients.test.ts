@@ -71,8 +71,8 @@ describe('slices are cut from the full gradient, in the order of the adapter’s
   })
 })
 
-describe('LoRA factors', () => {
-  test.each(goldenRuns('lora'))('%s', async (_, { golden, run }) => {
+describe('LoRA and DoRA', () => {
+  test.each(goldenRuns('lora', 'dora'))('%s', async (_, { golden, run }) => {
     const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
     const trainer = await loraTrainer(model, golden, run)
     try {

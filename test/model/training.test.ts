@@ -52,8 +52,8 @@ describe('S²FT', () => {
   })
 })
 
-describe('LoRA', () => {
-  test.each(goldenRuns('lora'))('%s', async (_, { golden, run }) => {
+describe('LoRA and DoRA', () => {
+  test.each(goldenRuns('lora', 'dora'))('%s', async (_, { golden, run }) => {
     const model = await Model.load(golden.directory, { device: 'cpu', dtype: 'f32' })
     const trainer = await loraTrainer(model, golden, run)
     try {

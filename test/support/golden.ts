@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { LoraOptions } from '../../lib/index.js'
 import { type RawTensor, readSafetensors, valuesOf } from './safetensors.js'
 
 export const goldenRoot = fileURLToPath(new URL('../golden/', import.meta.url))
@@ -16,9 +17,11 @@ export interface Sample {
 /** A training run of a golden case; `steps` lists the batches that each step accumulates. */
 export interface GoldenRun {
   name: string
-  method: 's2ft' | 'lora' | 'full'
+  method: 's2ft' | 'lora' | 'dora' | 'full'
   select?: Partial<Record<Module, number[][]>>
-  lora?: { r: number; alpha: number; dropout: number; targetModules: string[] }
+  lora?: LoraOptions & { r: number; alpha: number; targetModules: string[] }
+  /** The adapter that a lora or dora run starts from. */
+  init?: string
   options: {
     learningRate: number
     weightDecay: number
@@ -88,12 +91,12 @@ export function loadGolden(name: string): GoldenCase {
   }
 }
 
-/** Every run of every case with the given method, titled, for `test.each`. */
-export function goldenRuns(method: GoldenRun['method']) {
+/** Every run of every case with one of the given methods, titled, for `test.each`. */
+export function goldenRuns(...methods: GoldenRun['method'][]) {
   return goldenNames.flatMap((name) => {
     const golden = loadGolden(name)
     return golden.runs
-      .filter((run) => run.method === method)
+      .filter((run) => methods.includes(run.method))
       .map((run) => [`${name}: ${run.name}`, { golden, run }] as const)
   })
 }

@@ -1,6 +1,6 @@
 // Trainers set up as a golden run says, and what they hand out.
 import { join } from 'node:path'
-import { Adapter, full, lora, type Model, s2ft, Trainer } from '../../lib/index.js'
+import { Adapter, dora, full, lora, type Model, s2ft, Trainer } from '../../lib/index.js'
 import { expectedTensor, type GoldenCase, type GoldenRun, relativeError } from './golden.js'
 
 export function s2ftTrainer(model: Model, run: GoldenRun): Trainer {
@@ -11,14 +11,15 @@ export function fullTrainer(model: Model, run: GoldenRun): Trainer {
   return new Trainer(model, { method: full(), ...run.options })
 }
 
-/** Starts from the A and B of `lora-init`, where B is not zero. */
+/** LoRA or DoRA, started from the run's adapter, where B is not zero. */
 export async function loraTrainer(
   model: Model,
   golden: GoldenCase,
   run: GoldenRun,
 ): Promise<Trainer> {
-  const adapter = await Adapter.load(join(golden.directory, 'lora-init'))
-  return new Trainer(model, { method: lora(run.lora!), initialAdapter: adapter, ...run.options })
+  const adapter = await Adapter.load(join(golden.directory, run.init!))
+  const method = run.method === 'dora' ? dora(run.lora) : lora(run.lora)
+  return new Trainer(model, { method, initialAdapter: adapter, ...run.options })
 }
 
 /** Runs a golden run's steps and returns how far losses and gradient norms are from the expected. */

@@ -1,0 +1,117 @@
+// What each method trains, as trainable parts and parameters of one model.
+#include "tune/dora_part.h"
+#include "tune/tuner.h"
+
+namespace s2ft {
+
+void Tuner::adopt(Linear& linear, std::unique_ptr<TunedPart> part) {
+  for (auto& parameter : part->parameters) parameters_.push_back(parameter.get());
+  hooks_.push_back({&linear, std::move(part)});
+}
+
+void Tuner::build_s2ft(const MethodSpec& method) {
+  Model& m = *model_;
+  if (int(method.selection.size()) != m.config.layers) {
+    throw Error("INVALID_ARGUMENT", "[s2ft] expected a selection for each of " +
+                                        std::to_string(m.config.layers) +
+                                        " layers, found " +
+                                        std::to_string(method.selection.size()));
+  }
+  for (int i = 0; i < m.config.layers; ++i) {
+    LayerSelection selection = method.selection[i];
+    check_selection(m.config, selection, i);
+    permutations_.push_back(co_permutation(m.config, selection, i));
+  }
+  for (int i = 0; i < m.config.layers; ++i) {
+    const CoPermutation& p = permutations_[i];
+    apply(m, i, p);
+    Layer& l = m.layers[i];
+    for (int k = 0; k < kModules; ++k) {
+      const UnitRange range = p.range[k];
+      if (!range.count) continue;
+      const bool channels = k == kGate || k == kUp || k == kDown;
+      const int64_t unit = channels ? 1 : m.config.head_dim;
+      const int64_t begin = range.begin * unit, count = range.count * unit;
+      Linear& linear = *l.linears[k];
+      std::unique_ptr<TunedPart> part;
+      if (k == kO || k == kDown) {
+        part = std::make_unique<ColsPart>(*m.backend, linear, begin, count);
+      } else {
+        part = std::make_unique<RowsPart>(*m.backend, linear, begin, count);
+      }
+      Parameter& parameter = *part->parameters[0];
+      const std::vector<int32_t>& order =
+          channels ? p.channels : (k == kK || k == kV ? p.kv_heads : p.heads);
+      for (int64_t u = range.begin; u < range.begin + range.count; ++u)
+        for (int64_t j = 0; j < unit; ++j)
+          parameter.index.push_back(int32_t(order[u] * unit + j));
+      const Mat w = parameter.weight;
+      bases_.push_back(m.backend->allocate(size_t(w.count()) * dtype_size(w.dtype)));
+      m.backend->copy(mat(bases_.back().data(), w.dtype, w.rows, w.cols), w);
+      adopt(linear, std::move(part));
+    }
+  }
+}
+
+void Tuner::build_lora(const MethodSpec& method) {
+  for (const LoraModule& module : method.lora) {
+    if (module.options.r < 1)
+      throw Error("INVALID_ARGUMENT", "[lora] " + module.name +
+                                          ": expected r >= 1, found " +
+                                          std::to_string(module.options.r));
+    Linear& linear = untrained_linear(module.name);
+    if (kind_ == MethodSpec::Kind::dora) {
+      adopt(linear, std::make_unique<DoraPart>(*model_->backend, linear, module.options));
+    } else {
+      adopt(linear, std::make_unique<LoraPart>(*model_->backend, linear, module.options));
+    }
+  }
+}
+
+Linear& Tuner::untrained_linear(const std::string& name) {
+  Linear* linear = model_->find_linear(name);
+  if (!linear)
+    throw Error("INVALID_ARGUMENT", "[trainer] the model has no linear layer " + name);
+  for (const Hook& hook : hooks_)
+    if (hook.linear == linear)
+      throw Error("INVALID_ARGUMENT", "[trainer] module " + name + " is named twice");
+  return *linear;
+}
+
+void Tuner::train_weight(Weight& weight, const std::string& name, bool decays) {
+  trained_.push_back({&weight, std::make_unique<Parameter>(), Buffer()});
+  Parameter& p = *trained_.back().parameter;
+  p.name = p.module = name;
+  p.kind = "all";
+  p.weight = weight.value;
+  p.decays = decays;
+  trained_.back().state = allocate_optimizer_state(*model_->backend, p);
+  parameters_.push_back(&p);
+}
+
+void Tuner::train_layer(int index) {
+  Model& m = *model_;
+  Layer& l = m.layers[index];
+  const std::string base = "model.layers." + std::to_string(index) + ".";
+  train_weight(l.attention_norm, base + "input_layernorm", false);
+  for (Linear* linear : l.linears) {
+    auto part = std::make_unique<AllPart>(*m.backend, *linear);
+    if (part->parameters.size() > 1) part->parameters[1]->decays = false;
+    adopt(*linear, std::move(part));
+    if (linear == &l.v && m.config.qk_norm) {
+      train_weight(l.q_norm, base + "self_attn.q_norm", false);
+      train_weight(l.k_norm, base + "self_attn.k_norm", false);
+    }
+  }
+  train_weight(l.mlp_norm, base + "post_attention_layernorm", false);
+}
+
+void Tuner::build_full() {
+  Model& m = *model_;
+  train_weight(m.embedding, "model.embed_tokens", true);
+  for (int i = 0; i < m.config.layers; ++i) train_layer(i);
+  train_weight(m.final_norm, "model.norm", false);
+  if (!m.config.tie_word_embeddings) train_weight(m.head, "lm_head", true);
+}
+
+}  // namespace s2ft
