@@ -27,6 +27,8 @@ export { dora, full, lisa, lora, s2ft, sparse } from './method/index.js'
 export type {
   DoraMethod,
   FullMethod,
+  LisaMethod,
+  LisaOptions,
   LoraMethod,
   LoraOptions,
   Method,

@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import type { TemplateName } from '../data/index.js'
 import { S2FTError } from '../errors.js'
-import { dora, full, lora, s2ft } from '../method/index.js'
+import { dora, full, lisa, lora, s2ft } from '../method/index.js'
 import type { Method } from '../method/types.js'
 import type { ModuleKind, Recompute } from '../native/binding.js'
 import type { SchedulerName, TrainerOptions } from '../trainer/types.js'
@@ -38,6 +38,8 @@ export interface TrainSettings {
   loraRankPattern?: Record<string, number>
   loraAlphaPattern?: Record<string, number>
   targetModules?: string[]
+  lisaLayers?: number
+  lisaInterval?: number
   quantize?: string
   seed?: number
   learningRate?: number
@@ -102,6 +104,8 @@ const methodSettings: Partial<Record<keyof TrainSettings, MethodName[]>> = {
   loraRankPattern: lowRank,
   loraAlphaPattern: lowRank,
   targetModules: lowRank,
+  lisaLayers: ['lisa'],
+  lisaInterval: ['lisa'],
 }
 
 /** An option of another method would be ignored in silence: refuse it. */
@@ -138,6 +142,9 @@ export function methodOf(settings: TrainSettings): Method {
     throw new S2FTError('UNSUPPORTED', message)
   }
   if (method === 'full') return full()
+  if (method === 'lisa') {
+    return lisa(given({ layers: settings.lisaLayers, interval: settings.lisaInterval, seed }))
+  }
   if (method === 's2ft') {
     if (budgetLoraRank !== undefined) return s2ft({ budget: { loraRank: budgetLoraRank }, seed })
     return s2ft({ ...(ratios && { ratios }), seed })

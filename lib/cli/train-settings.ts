@@ -20,8 +20,8 @@ export interface Setting {
   optionalValue?: boolean
 }
 
-export const implementedMethods = ['s2ft', 'lora', 'dora', 'full'] as const
-export const plannedMethods = ['lisa', 'sparse', 'galore', 'loreft'] as const
+export const implementedMethods = ['s2ft', 'lora', 'dora', 'lisa', 'full'] as const
+export const plannedMethods = ['sparse', 'galore', 'loreft'] as const
 
 const text = (value: string) => value
 const count = integer({ min: 1 })
@@ -39,7 +39,7 @@ const inputOutput: Omit<Setting, 'group'>[] = [
     key: 'output',
     short: 'o',
     value: 'dir',
-    description: 'where the adapter (full: the model), metrics.jsonl and checkpoints go',
+    description: 'where the adapter (full, lisa: the model), metrics.jsonl and checkpoints go',
     read: text,
   },
   {
@@ -133,6 +133,20 @@ const method: Omit<Setting, 'group'>[] = [
     read: list,
   },
   {
+    key: 'lisaLayers',
+    value: 'n',
+    description: 'lisa: layers that train at a time',
+    fallback: 2,
+    read: count,
+  },
+  {
+    key: 'lisaInterval',
+    value: 'steps',
+    description: 'lisa: steps after which the layers are drawn anew',
+    fallback: 20,
+    read: count,
+  },
+  {
     key: 'quantize',
     value: 'type',
     description: 'quantize the frozen weights: int8, nf4 (comes in a later release)',
@@ -141,7 +155,7 @@ const method: Omit<Setting, 'group'>[] = [
   {
     key: 'seed',
     value: 'n',
-    description: "selection of channels, LoRA's start and the order of the data",
+    description: "selection of channels or layers, LoRA's start and the order of the data",
     fallback: 0,
     read: integer({ min: 0, max: 2 ** 32 - 1 }),
   },

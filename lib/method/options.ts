@@ -6,6 +6,8 @@ import { validate } from '../model/validate.js'
 import type {
   DoraMethod,
   FullMethod,
+  LisaMethod,
+  LisaOptions,
   LoraMethod,
   LoraOptions,
   Method,
@@ -61,6 +63,12 @@ const loraSchema = z.strictObject({
   rslora: z.boolean().default(false),
   rankPattern: pattern(z.number().int().positive()).optional(),
   alphaPattern: pattern(z.number().positive()).optional(),
+  seed,
+})
+
+const lisaSchema = z.strictObject({
+  layers: z.number().int().positive().default(2),
+  interval: z.number().int().positive().default(20),
   seed,
 })
 
@@ -122,6 +130,17 @@ export function dora(options: LoraOptions = {}): DoraMethod {
   return { kind: 'dora', ...validate(loraSchema, options, 'dora options') }
 }
 
+/**
+ * Layerwise importance sampled AdamW: every `interval` steps `layers` layers are drawn, uniformly,
+ * and train whole; the embedding, the final norm and the head always train. Optimizer state exists
+ * for what trains only: a layer begins each period without moments, and with bf16 weights the f32
+ * values of a layer end with its period. Changes the base, as full() does.
+ * Throws INVALID_ARGUMENT naming the option.
+ */
+export function lisa(options: LisaOptions = {}): LisaMethod {
+  return { kind: 'lisa', ...validate(lisaSchema, options, 'lisa options') }
+}
+
 /** Trains every weight. */
 export function full(options: Record<string, never> = {}): FullMethod {
   validate(z.strictObject({}), options, 'full options')
@@ -131,13 +150,8 @@ export function full(options: Record<string, never> = {}): FullMethod {
 function later(name: string): never {
   throw new S2FTError(
     'UNSUPPORTED',
-    `${name} comes in a later release: the methods of this one are s2ft, lora, dora and full`,
+    `${name} comes in a later release: the methods of this one are s2ft, lora, dora, lisa and full`,
   )
-}
-
-/** Not in this release: throws UNSUPPORTED. */
-export function lisa(_options: { layers?: number; interval?: number } = {}): Method {
-  return later('lisa')
 }
 
 /** Not in this release: throws UNSUPPORTED. */

@@ -162,5 +162,11 @@ function resolveLora(method: LoraMethod | DoraMethod, config: NativeModelConfig)
 export function resolveMethod(method: Method, config: NativeModelConfig): NativeMethod {
   if (method.kind === 's2ft') return resolveS2ft(method, config)
   if (method.kind === 'full') return { kind: 'full' }
+  if (method.kind === 'lisa') {
+    if (method.layers > config.layers) {
+      bad(`lisa layers: expected at most ${config.layers} as the model has, found ${method.layers}`)
+    }
+    return { ...method }
+  }
   return resolveLora(method, config)
 }

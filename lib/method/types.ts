@@ -44,6 +44,15 @@ export interface LoraOptions {
   seed?: number
 }
 
+export interface LisaOptions {
+  /** Layers that train at a time; default 2. */
+  layers?: number
+  /** Steps after which they are drawn anew; default 20. */
+  interval?: number
+  /** Decides which layers; default 0. */
+  seed?: number
+}
+
 export interface S2ftMethod {
   readonly kind: 's2ft'
   readonly ratios?: Partial<Record<ModuleKind, number>>
@@ -67,8 +76,19 @@ export interface LoraMethod extends LowRankMethod {
 export interface DoraMethod extends LowRankMethod {
   readonly kind: 'dora'
 }
+export interface LisaMethod {
+  readonly kind: 'lisa'
+  readonly layers: number
+  readonly interval: number
+  readonly seed: number
+}
 export interface FullMethod {
   readonly kind: 'full'
 }
-/** Made by s2ft(), lora(), dora() and full(). */
-export type Method = S2ftMethod | LoraMethod | DoraMethod | FullMethod
+/** Made by s2ft(), lora(), dora(), lisa() and full(). */
+export type Method = S2ftMethod | LoraMethod | DoraMethod | LisaMethod | FullMethod
+
+/** True for methods that train the base itself: their result is a model, not an adapter. */
+export function changesBase(method: Method): method is FullMethod | LisaMethod {
+  return method.kind === 'full' || method.kind === 'lisa'
+}

@@ -114,6 +114,7 @@ export type NativeMethod =
       /** Full names, e.g. model.layers.0.mlp.down_proj; scale is alpha / r or alpha / sqrt(r). */
       modules: { name: string; r: number; scale: number }[]
     }
+  | { kind: 'lisa'; seed: number; layers: number; interval: number }
   | { kind: 'full' }
 
 export interface NativeTrainerSpec {
@@ -159,6 +160,7 @@ export interface NativeMemoryPlan {
 }
 
 export interface NativeTrainer {
+  /** LISA: those that train now; a step may exchange them. */
   parameters(): NativeParameter[]
   /** Upper bound for micro-batches of at most this many tokens, trained tokens, samples. */
   plan(tokens: number, trainedTokens: number): Promise<NativeMemoryPlan>
@@ -184,7 +186,7 @@ export interface NativeTrainer {
   detach(): Promise<void>
   /** Stops the step in flight at the next layer boundary. */
   cancel(): void
-  /** Restores base weights and order (s2ft, lora); full keeps the tuned weights. */
+  /** Restores base weights and order; full and lisa keep the tuned weights. */
   dispose(): Promise<void>
 }
 

@@ -4,7 +4,7 @@ import { targetNames } from '../adapter/lora-format.js'
 import { deltaName, indexName } from '../adapter/s2ft-format.js'
 import type { S2ftSlice } from '../adapter/types.js'
 import { S2FTError } from '../errors.js'
-import type { S2ftMethod } from '../method/types.js'
+import { changesBase, type S2ftMethod } from '../method/types.js'
 import type { NativeParameter, Tensor } from '../native/binding.js'
 import type { Session } from './session.js'
 
@@ -37,13 +37,13 @@ function s2ftAdapter(
   )
 }
 
-/** The adapter as it is now. Throws UNSUPPORTED for full fine-tuning, which changes the model. */
+/** The adapter as it is now. Throws UNSUPPORTED for full() and lisa(), which change the model. */
 export async function makeAdapter(session: Session): Promise<Adapter> {
   const { method } = session.settings
-  if (method.kind === 'full') {
+  if (changesBase(method)) {
     throw new S2FTError(
       'UNSUPPORTED',
-      'full fine-tuning has no adapter: save the model with model.save(directory)',
+      `${method.kind} has no adapter: save the model with model.save(directory)`,
     )
   }
   const { parameters, values } = await session.run(async (trainer) => ({

@@ -2,18 +2,19 @@
 import { z } from 'zod'
 import { Adapter } from '../adapter/adapter.js'
 import { S2FTError } from '../errors.js'
+import { changesBase } from '../method/types.js'
 import { show, validate } from '../model/validate.js'
 import type { TrainerOptions } from './types.js'
 
 const natural = z.number().int().nonnegative()
 const whole = z.number().int().positive()
 const beta = z.number().min(0).lt(1)
-const kinds = ['s2ft', 'lora', 'dora', 'full']
+const kinds = ['s2ft', 'lora', 'dora', 'lisa', 'full']
 
 const schema = z.strictObject({
   method: z.custom<TrainerOptions['method']>(
     (value) => kinds.includes((value as { kind?: string } | null)?.kind ?? ''),
-    { message: 'expected s2ft(...), lora(...), dora(...) or full()' },
+    { message: 'expected s2ft(...), lora(...), dora(...), lisa(...) or full()' },
   ),
   initialAdapter: z.instanceof(Adapter).optional(),
   learningRate: z.number().nonnegative().default(2e-4),
@@ -74,10 +75,9 @@ export function trainerSettings(options: unknown): TrainerSettings {
       `expected one of warmupSteps and warmupRatio, found both (${show(settings.warmupRatio)})`,
     )
   }
-  if (settings.initialAdapter && settings.method.kind === 'full') {
-    refuse(
-      'initialAdapter: expected a method with an adapter, found full: fuse the adapter instead',
-    )
+  if (settings.initialAdapter && changesBase(settings.method)) {
+    const { kind } = settings.method
+    refuse(`initialAdapter: expected a method with an adapter, found ${kind}: fuse it instead`)
   }
   return settings
 }

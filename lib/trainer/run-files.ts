@@ -1,6 +1,7 @@
 // What a run keeps on disk: its checkpoints, its metrics and its result.
 import { join } from 'node:path'
 import { S2FTError } from '../errors.js'
+import { changesBase } from '../method/types.js'
 import {
   checkpointPath,
   listCheckpoints,
@@ -110,7 +111,7 @@ export class RunFiles {
 
   private async saveTuned(directory: string): Promise<void> {
     const { model, settings } = this.session
-    if (settings.method.kind !== 'full') {
+    if (!changesBase(settings.method)) {
       await (await makeAdapter(this.session)).save(directory)
       return
     }

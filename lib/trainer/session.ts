@@ -2,6 +2,7 @@
 import { requireSameBase } from '../adapter/fusion.js'
 import { S2FTError } from '../errors.js'
 import { resolveMethod } from '../method/index.js'
+import { changesBase } from '../method/types.js'
 import type { Model } from '../model/model.js'
 import type { SourcedSample } from '../model/types.js'
 import type { NativeParameter, NativeStepResult, NativeTrainer } from '../native/binding.js'
@@ -91,7 +92,7 @@ export class Session {
 
   /** Takes the tuned weights out of the model; the next step puts them in again. */
   async detach(): Promise<void> {
-    if (this.opening && !this.disposing && this.settings.method.kind !== 'full') {
+    if (this.opening && !this.disposing && !changesBase(this.settings.method)) {
       await this.run(async (trainer) => {
         await trainer.detach()
         this.detached = true
@@ -106,7 +107,7 @@ export class Session {
       const trainer = await this.opening?.catch(() => undefined)
       await trainer?.dispose()
       this.model.trainers.delete(this)
-      if (this.settings.method.kind === 'full' && trainer) this.model.forgetFingerprint()
+      if (changesBase(this.settings.method) && trainer) this.model.forgetFingerprint()
     })()
     return this.disposing
   }

@@ -104,7 +104,7 @@ export class Trainer {
     return this.session.run((trainer) => trainer.plan(tokens, trained))
   }
 
-  /** What was trained so far. Throws UNSUPPORTED for full(). */
+  /** What was trained so far. Throws UNSUPPORTED for full() and lisa(). */
   adapter(): Promise<Adapter> {
     return makeAdapter(this.session)
   }
@@ -153,7 +153,7 @@ export class Trainer {
     this.session.cancel()
   }
 
-  /** Waits for work in flight; s2ft and lora give the model its base weights back. */
+  /** Waits for work in flight, then gives the model its base weights back; full and lisa do not. */
   dispose(): Promise<void> {
     return this.session.dispose()
   }

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
   dora,
   full,
+  lisa,
   lora,
   Model,
   type SampleInput,
@@ -99,12 +100,14 @@ describe.each([
   ['s2ft', base.method],
   ['lora', lora({ r: 2, dropout: 0.2, seed: 5 })],
   ['dora', dora({ r: 2, dropout: 0.2, seed: 5 })],
+  ['lisa', lisa({ layers: 1, interval: 2, seed: 5 })],
   ['full', full()],
 ])('%s: stop and resume', (name, method) => {
   test('gives the same result, byte for byte, as a run without a stop', async () => {
-    const weights = name === 'full' ? 'model.safetensors' : 'adapter_model.safetensors'
+    const adapter = name !== 'full' && name !== 'lisa'
+    const weights = adapter ? 'adapter_model.safetensors' : 'model.safetensors'
     const run = async (options: Partial<TrainerOptions>, how = {}) => {
-      // Full fine-tuning leaves its weights in the model: every run starts from the files.
+      // Full fine-tuning and LISA leave their weights in the model: every run starts from the files.
       const fresh = await Model.load(directory, { device: 'cpu', dtype: 'f32', threads: 1 })
       const kept = model
       model = fresh

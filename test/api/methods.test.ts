@@ -148,10 +148,31 @@ describe.each([lora, dora])('%o', (method) => {
   })
 })
 
-test.each([lisa, sparse])('%o says what there is', async (method) => {
+describe('lisa', () => {
+  test('trains two layers for twenty steps unless told otherwise', () => {
+    expect(resolveMethod(lisa(), config)).toEqual({
+      kind: 'lisa',
+      layers: 2,
+      interval: 20,
+      seed: 0,
+    })
+  })
+
+  test.each<[RegExp, object]>([
+    [/layers.*found 0/, { layers: 0 }],
+    [/interval.*found 1.5/, { interval: 1.5 }],
+    [/layers: expected at most 3.*found 4/, { layers: 4 }],
+  ])('%s', async (message, options) => {
+    const error = await rejection(() => resolveMethod(lisa(options), config))
+    expect(error.code).toBe('INVALID_ARGUMENT')
+    expect(error.message).toMatch(message)
+  })
+})
+
+test.each([sparse])('%o says what there is', async (method) => {
   const error = await rejection(() => method())
   expect(error.code).toBe('UNSUPPORTED')
-  expect(error.message).toContain('s2ft, lora, dora and full')
+  expect(error.message).toContain('s2ft, lora, dora, lisa and full')
 })
 
 describe('schedules', () => {

@@ -77,7 +77,7 @@ describe('with the command line', () => {
   test('flags win over the file, and required settings may come from it', () => {
     const path = config('model: m\ndata: d\noutput: o\nmethod: galore\n')
     expectError(s2ft(['train', '-c', path]), 'UNSUPPORTED', /--method galore/)
-    expectError(s2ft(['train', '-c', path, '--method', 'lisa']), 'UNSUPPORTED', /--method lisa/)
+    expectError(s2ft(['train', '-c', path, '--method', 'loreft']), 'UNSUPPORTED', /--method loreft/)
   })
 
   test('a missing file is an IO error', () => {

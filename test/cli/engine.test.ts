@@ -84,6 +84,18 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
     expect(jsonLines(generated).at(-1)).toMatchObject({ type: 'result' })
   })
 
+  test('lisa ends with a model directory that has a lower loss', () => {
+    const output = join(work, 'lisa')
+    const options = ['--lisa-layers', '1', '--lisa-interval', '2', '--max-steps', '6']
+    const events = jsonLines(s2ft(run(output, '--method', 'lisa', ...options)))
+    const plan = events.find(({ type }) => type === 'plan')!
+    expect(plan.trainableShare).toBeLessThan(1)
+    expect(plan.trainableShare).toBeGreaterThan(0)
+    const evaluate = (from: string) =>
+      jsonLines(s2ft(['eval', '--data', data, '--json', '--model', from])).at(-1)!.loss as number
+    expect(evaluate(output)).toBeLessThan(evaluate(model) - 0.1)
+  })
+
   test('weights that merge does not touch are byte-identical', () => {
     const merged = join(work, 'merged-bytes')
     jsonLines(s2ft(['merge', '--model', model, '--adapter', adapter, '--output', merged, '--json']))

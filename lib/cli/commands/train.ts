@@ -1,4 +1,4 @@
-// s2ft train: from a model and a data file to an adapter, or to a model for full fine-tuning.
+// s2ft train: from a model and a data file to an adapter, or to a model for methods that change it.
 import type { Command } from 'commander'
 import type { EncodedDataset, EncodeReport } from '../../data/index.js'
 import type { Model } from '../../model/model.js'
@@ -16,7 +16,7 @@ const INTERRUPTED = 130
 export function trainCommand(): Command {
   return makeCommand<object>(
     'train',
-    'Fine-tunes a model and saves an adapter (full: a model directory). ' +
+    'Fine-tunes a model and saves an adapter (full, lisa: a model directory). ' +
       'Ctrl-C finishes the step, writes a checkpoint and says how to resume; again, it ends at once.',
     (command) => {
       command.option('-c, --config <file>', 'YAML file with any of these settings; flags win')
