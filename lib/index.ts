@@ -7,6 +7,7 @@ export type {
   LoraAdapterInfo,
   S2ftAdapterInfo,
   S2ftSlice,
+  SparseAdapterInfo,
   Tensor,
 } from './adapter/types.js'
 export {
@@ -35,6 +36,8 @@ export type {
   S2ftMethod,
   S2ftOptions,
   Selection,
+  SparseMethod,
+  SparseOptions,
 } from './method/types.js'
 export { devices } from './model/devices.js'
 export { Model } from './model/model.js'

@@ -88,6 +88,7 @@ void set_row_lengths(std::vector<float>& change, const std::vector<char>& base, 
 std::set<std::string> modules_of(const AdapterDeltas& adapter) {
   std::set<std::string> out;
   for (const SliceDelta& s : adapter.slices) out.insert(s.module);
+  for (const ElementDelta& e : adapter.elements) out.insert(e.module);
   for (const LoraDelta& l : adapter.loras) out.insert(l.module);
   return out;
 }
@@ -117,6 +118,18 @@ void Fusion::check(const AdapterDeltas& adapter) const {
                       (twice ? " twice" : ""));
     }
   }
+  for (const ElementDelta& e : adapter.elements) {
+    const Mat w = linear_of(*model_, e.module).weight;
+    size(e.module, "sparse_delta", int64_t(e.places.size()), e.delta.size());
+    for (size_t i = 0; i < e.places.size(); ++i) {
+      const bool above = i == 0 || e.places[i] > e.places[i - 1];
+      if (above && e.places[i] >= 0 && e.places[i] < w.count()) continue;
+      throw Error("ADAPTER_MISMATCH", "[fuse] " + e.module +
+                                          ": expected ascending places in [0, " +
+                                          std::to_string(w.count()) + "), found " +
+                                          std::to_string(e.places[i]));
+    }
+  }
   for (const LoraDelta& l : adapter.loras) {
     const Mat w = linear_of(*model_, l.module).weight;
     size(l.module, "lora_A", l.r * w.cols, l.a.size());
@@ -141,6 +154,8 @@ void Fusion::restore(const std::string& module) {
     for (const auto& [col, bytes] : base.cols)
       for (int64_t i = 0; i < w.rows; ++i)
         std::memcpy(host.at(i, col), bytes.data() + size_t(i) * size, size);
+    for (const auto& [place, bits] : base.elements)
+      std::memcpy(host.at(0, place), &bits, size);
   }
   host.write_back();
 }
@@ -156,6 +171,8 @@ void Fusion::keep(const AdapterDeltas& adapter) {
       base.whole = true;
       base.all = host.bytes();
     }
+    for (const ElementDelta& e : adapter.elements)
+      if (e.module == module) keep_elements(base, e.places, host.bytes(), size);
     for (const SliceDelta& s : adapter.slices) {
       if (s.module != module) continue;
       for (int32_t i : s.index) {
@@ -173,7 +190,27 @@ void Fusion::keep(const AdapterDeltas& adapter) {
   }
 }
 
+void Fusion::keep_elements(Base& base, const std::vector<int32_t>& places,
+                           const std::vector<char>& bytes, size_t size) {
+  auto& kept = base.elements;
+  const size_t before = kept.size();
+  for (int32_t place : places) {
+    const auto end = kept.begin() + int64_t(before);
+    const auto at = std::lower_bound(kept.begin(), end, std::make_pair(place, 0u));
+    if (at != end && at->first == place) continue;
+    uint32_t bits = 0;
+    std::memcpy(&bits, bytes.data() + size_t(place) * size, size);
+    kept.emplace_back(place, bits);
+  }
+  std::inplace_merge(kept.begin(), kept.begin() + int64_t(before), kept.end());
+}
+
 void Fusion::add(const AdapterDeltas& adapter) {
+  for (const ElementDelta& e : adapter.elements) {
+    HostWeight host(*model_->backend, linear_of(*model_, e.module).weight);
+    for (size_t i = 0; i < e.places.size(); ++i) host.add(0, e.places[i], e.delta[i]);
+    host.write_back();
+  }
   for (const SliceDelta& s : adapter.slices) {
     const Mat w = linear_of(*model_, s.module).weight;
     HostWeight host(*model_->backend, w);

@@ -30,8 +30,16 @@ struct LoraDelta {
   std::vector<float> magnitudes;
 };
 
+/// W(place / in, place % in) += delta, place ascending
+struct ElementDelta {
+  std::string module;
+  std::vector<int32_t> places;
+  std::vector<float> delta;
+};
+
 struct AdapterDeltas {
   std::vector<SliceDelta> slices;
+  std::vector<ElementDelta> elements;
   std::vector<LoraDelta> loras;
 };
 
@@ -48,16 +56,20 @@ class Fusion {
 
  private:
   /// What a module's weight was before any adapter: the whole of it, since low-rank
-  /// adapters touch every element; slices keep their rows and columns only.
+  /// adapters touch every element; slices keep their rows and columns only, masks their
+  /// elements.
   struct Base {
     bool whole = false;
     std::map<int32_t, std::vector<char>> rows, cols;
+    std::vector<std::pair<int32_t, uint32_t>> elements;  // place, bits; ascending
     std::vector<char> all;
   };
 
   void check(const AdapterDeltas& adapter) const;
   void restore(const std::string& module);
   void keep(const AdapterDeltas& adapter);
+  static void keep_elements(Base& base, const std::vector<int32_t>& places,
+                            const std::vector<char>& bytes, size_t size);
   void add(const AdapterDeltas& adapter);
   void add_lora(const LoraDelta& lora);
   void forget_unused();

@@ -203,6 +203,15 @@ std::vector<LoraModule> read_lora(const Napi::Object& o) {
   return out;
 }
 
+SparseOptions::Selection read_selection(const std::string& name) {
+  using Selection = SparseOptions::Selection;
+  if (name == "random") return Selection::random;
+  if (name == "weight") return Selection::weight;
+  if (name == "gradient") return Selection::gradient;
+  if (name == "fisher") return Selection::fisher;
+  fail("selection", "random, weight, gradient or fisher");
+}
+
 }  // namespace
 
 MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
@@ -214,6 +223,12 @@ MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
   } else if (kind == "lora" || kind == "dora") {
     m.kind = kind == "lora" ? MethodSpec::Kind::lora : MethodSpec::Kind::dora;
     m.lora = read_lora(o);
+  } else if (kind == "sparse") {
+    m.kind = MethodSpec::Kind::sparse;
+    m.modules = get_strings(get(o, "modules"), "modules");
+    m.sparse.share = get_number(o, "share");
+    m.sparse.seed = uint64_t(get_int(o, "seed"));
+    m.sparse.selection = read_selection(get_string(o, "selection"));
   } else if (kind == "lisa") {
     m.kind = MethodSpec::Kind::lisa;
     m.lisa.layers = int(get_int(o, "layers"));
@@ -222,7 +237,7 @@ MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
   } else if (kind == "full") {
     m.kind = MethodSpec::Kind::full;
   } else {
-    fail("method.kind", "s2ft, lora, dora, lisa or full");
+    fail("method.kind", "s2ft, lora, dora, sparse, lisa or full");
   }
   return m;
 }

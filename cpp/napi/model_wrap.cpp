@@ -50,6 +50,10 @@ AdapterDeltas read_deltas(const Napi::Object& o) {
     s.delta = get_floats(get(d, "delta"), "delta");
     out.slices.push_back(std::move(s));
   });
+  each("elements", [&](const Napi::Object& d) {
+    out.elements.push_back({get_string(d, "module"), get_ints(get(d, "places"), "places"),
+                            get_floats(get(d, "delta"), "delta")});
+  });
   each("loras", [&](const Napi::Object& d) {
     LoraDelta l;
     l.module = get_string(d, "module");

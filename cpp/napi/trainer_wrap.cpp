@@ -23,6 +23,22 @@ Napi::Array arrays_to_js(Napi::Env env, std::vector<std::vector<float>>& values)
   return out;
 }
 
+std::shared_ptr<std::vector<OwnedSamples>> read_batches(const Napi::Value& value) {
+  if (!value.IsArray())
+    throw Error("INVALID_ARGUMENT", "[trainer] expected an array of micro-batches");
+  const auto list = value.As<Napi::Array>();
+  auto batches = std::make_shared<std::vector<OwnedSamples>>();
+  for (uint32_t i = 0; i < list.Length(); ++i)
+    batches->push_back(read_samples(list.Get(i)));
+  return batches;
+}
+
+std::vector<std::vector<Sample>> views_of(const std::vector<OwnedSamples>& batches) {
+  std::vector<std::vector<Sample>> views;
+  for (const OwnedSamples& samples : batches) views.push_back(samples.views());
+  return views;
+}
+
 /// On the worker: dispose() may have been queued before this call.
 void check_live(TrainerWrap::State& state) {
   if (!state.tuner) throw Error("DISPOSED", "the trainer was disposed");
@@ -36,6 +52,8 @@ Napi::Function TrainerWrap::define(Napi::Env env) {
                       InstanceMethod("plan", &TrainerWrap::plan),
                       InstanceMethod("step", &TrainerWrap::step),
                       InstanceMethod("gradients", &TrainerWrap::gradients),
+                      InstanceMethod("calibrate", &TrainerWrap::calibrate),
+                      InstanceMethod("setMasks", &TrainerWrap::set_masks),
                       InstanceMethod("values", &TrainerWrap::values),
                       InstanceMethod("setValues", &TrainerWrap::set_values),
                       InstanceMethod("saveState", &TrainerWrap::save_state),
@@ -100,7 +118,8 @@ std::shared_ptr<TrainerWrap::State> TrainerWrap::live() {
 Napi::Value TrainerWrap::parameters(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
-    // LISA's change within step(): callers wait for a step before they ask.
+    // LISA's change within step(), masks within calibrate(), setMasks() and loadState():
+    // callers wait for these before they ask.
     const auto& parameters = live()->tuner->parameters();
     auto out = Napi::Array::New(env, parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
@@ -110,8 +129,9 @@ Napi::Value TrainerWrap::parameters(const Napi::CallbackInfo& info) {
       o.Set("module", p.module);
       o.Set("kind", p.kind);
       auto shape = Napi::Array::New(env);
-      const bool vector = p.weight.rows == 1 && (p.kind == "bias" || p.kind == "all" ||
-                                                 p.kind == "lora_magnitude_vector");
+      const bool vector =
+          p.weight.rows == 1 && (p.kind == "bias" || p.kind == "all" ||
+                                 p.kind == "lora_magnitude_vector" || p.kind == "sparse");
       if (!vector) shape.Set(0u, double(p.weight.rows));
       shape.Set(vector ? 0u : 1u, double(p.weight.cols));
       o.Set("shape", shape);
@@ -155,20 +175,13 @@ Napi::Value TrainerWrap::step(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
     auto state = live();
-    if (!info[0].IsArray())
-      throw Error("INVALID_ARGUMENT", "[step] expected an array of micro-batches");
-    const auto list = info[0].As<Napi::Array>();
-    auto batches = std::make_shared<std::vector<OwnedSamples>>();
-    for (uint32_t i = 0; i < list.Length(); ++i)
-      batches->push_back(read_samples(list.Get(i)));
+    auto batches = read_batches(info[0]);
     const double rate = info[1].ToNumber().DoubleValue();
     return run_async(
         env, state->worker,
         [state, batches, rate] {
           check_live(*state);
-          std::vector<std::vector<Sample>> micro;
-          for (const OwnedSamples& samples : *batches) micro.push_back(samples.views());
-          return state->tuner->step(micro, rate, &state->worker->stopping);
+          return state->tuner->step(views_of(*batches), rate, &state->worker->stopping);
         },
         [](Napi::Env env, StepResult& r) -> Napi::Value {
           Napi::Object o = Napi::Object::New(env);
@@ -205,6 +218,39 @@ Napi::Value TrainerWrap::gradients(const Napi::CallbackInfo& info) {
           o.Set("gradients", arrays_to_js(env, r.gradients));
           return o;
         });
+  });
+}
+
+Napi::Value TrainerWrap::calibrate(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto state = live();
+    auto batches = read_batches(info[0]);
+    return run_async(
+        info.Env(), state->worker,
+        [state, batches] {
+          check_live(*state);
+          state->tuner->calibrate(views_of(*batches), &state->worker->stopping);
+          return true;
+        },
+        undefined);
+  });
+}
+
+Napi::Value TrainerWrap::set_masks(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto state = live();
+    const auto list = info[0].As<Napi::Array>();
+    auto masks = std::make_shared<std::vector<std::vector<int32_t>>>();
+    for (uint32_t i = 0; i < list.Length(); ++i)
+      masks->push_back(get_ints(list.Get(i), "masks"));
+    return run_async(
+        info.Env(), state->worker,
+        [state, masks] {
+          check_live(*state);
+          state->tuner->set_masks(*masks);
+          return true;
+        },
+        undefined);
   });
 }
 

@@ -32,7 +32,23 @@ AdapterDeltas random_slices(const Model& model, uint64_t seed) {
   return out;
 }
 
-AdapterDeltas random_lora(const Model& model, uint64_t seed) {
+AdapterDeltas random_elements(const Model& model, uint64_t seed) {
+  AdapterDeltas out;
+  Rng rng(seed);
+  for (const char* name : {"mlp.down_proj", "self_attn.q_proj"}) {
+    ElementDelta e;
+    e.module = std::string("model.layers.1.") + name;
+    for (int32_t place = 0; place < model.config.hidden_size * 23;
+         place += 1 + int32_t(rng.below(9))) {
+      e.places.push_back(place);
+      e.delta.push_back(0.1f * float(rng.normal()));
+    }
+    out.elements.push_back(e);
+  }
+  return out;
+}
+
+AdapterDeltas random_lora(const Model& model, uint64_t seed, bool magnitudes = false) {
   AdapterDeltas out;
   Rng rng(seed);
   LoraDelta l;
@@ -43,6 +59,9 @@ AdapterDeltas random_lora(const Model& model, uint64_t seed) {
     l.a.push_back(float(rng.normal()));
   for (int64_t i = 0; i < 2 * model.config.hidden_size; ++i)
     l.b.push_back(float(rng.normal()));
+  if (magnitudes)
+    for (int64_t i = 0; i < model.config.hidden_size; ++i)
+      l.magnitudes.push_back(rng.uniform());
   out.loras.push_back(l);
   return out;
 }
@@ -70,6 +89,43 @@ TEST(fusing_and_unfusing_restores_every_bit_in_any_order) {
   }
 }
 
+TEST(masks_slices_and_dora_come_out_of_each_other_exactly) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    auto model = tiny_model(tiny_config(), dtype);
+    Fusion fusion(model);
+    const std::vector<char> base = weight_bytes(*model);
+    fusion.fuse("a", random_elements(*model, 1));
+    const std::vector<char> with_a = weight_bytes(*model);
+    CHECK(with_a != base);
+    fusion.fuse("b", random_elements(*model, 2));
+    const std::vector<char> with_ab = weight_bytes(*model);
+    fusion.fuse("c", random_slices(*model, 3));
+    fusion.fuse("d", random_lora(*model, 4, true));
+    CHECK(weight_bytes(*model) != with_ab);
+    fusion.unfuse("c");
+    fusion.unfuse("d");
+    CHECK(weight_bytes(*model) == with_ab);
+    fusion.unfuse("b");
+    CHECK(weight_bytes(*model) == with_a);
+    fusion.unfuse("a");
+    CHECK(weight_bytes(*model) == base);
+  }
+}
+
+TEST(dora_sets_the_rows_lengths) {
+  auto model = tiny_model(tiny_config(), DType::f32);
+  Fusion fusion(model);
+  const AdapterDeltas adapter = random_lora(*model, 4, true);
+  fusion.fuse("d", adapter);
+  const Mat w = model->layers[1].down.weight;
+  for (int64_t i = 0; i < w.rows; ++i) {
+    double squares = 0;
+    for (int64_t j = 0; j < w.cols; ++j)
+      squares += std::pow(double(w.as<float>()[i * w.ld + j]), 2);
+    CHECK_NEAR(std::sqrt(squares), adapter.loras[0].magnitudes[size_t(i)], 1e-6);
+  }
+}
+
 TEST(adapters_that_do_not_fit_are_refused_whole) {
   auto model = tiny_model(tiny_config(), DType::f32);
   Fusion fusion(model);
@@ -85,6 +141,18 @@ TEST(adapters_that_do_not_fit_are_refused_whole) {
   refuse([](AdapterDeltas& a) { a.slices[0].index[1] = -1; });
   refuse([](AdapterDeltas& a) { a.slices[2].index[1] = a.slices[2].index[0]; });
   refuse([](AdapterDeltas& a) { a.slices[1].delta.pop_back(); });
+  refuse([&](AdapterDeltas& a) {
+    a.elements = random_elements(*model, 1).elements;
+    a.elements[1].places[5] = a.elements[1].places[4];
+  });
+  refuse([&](AdapterDeltas& a) {
+    a.elements = random_elements(*model, 1).elements;
+    a.elements[0].places.back() = 20 * 23;
+  });
+  refuse([&](AdapterDeltas& a) {
+    a.loras = random_lora(*model, 1, true).loras;
+    a.loras[0].magnitudes.pop_back();
+  });
   fusion.fuse("a", random_slices(*model, 1));
   CHECK_THROWS_CODE(fusion.fuse("a", random_slices(*model, 1)), "INVALID_ARGUMENT");
   CHECK_THROWS_CODE(fusion.unfuse("b"), "INVALID_ARGUMENT");

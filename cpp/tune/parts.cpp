@@ -24,6 +24,11 @@ StateViews cut_state(const Parameter& p, Arena& arena) {
 
 }  // namespace
 
+uint64_t salted(uint64_t seed, const std::string& name) {
+  for (char c : name) seed = (seed ^ uint64_t(uint8_t(c))) * 0x100000001b3u;
+  return seed;
+}
+
 size_t optimizer_state_bytes(const Parameter& parameter) {
   Arena count;
   cut_state(parameter, count);
@@ -93,9 +98,7 @@ LoraPart::LoraPart(Backend& backend, const Linear& linear, const LoraOptions& op
       in_(linear.weight.cols),
       out_(linear.weight.rows),
       dtype_(linear.weight.dtype) {
-  uint64_t hash = options.seed;
-  for (char c : linear.name) hash = (hash ^ uint64_t(uint8_t(c))) * 0x100000001b3u;
-  salt_ = hash;
+  salt_ = salted(options.seed, linear.name);
   const int64_t r = options.r;
   // Compute copies in the model's dtype; with f32 they are the masters themselves.
   Arena count;

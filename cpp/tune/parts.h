@@ -17,10 +17,15 @@ Buffer allocate_optimizer_state(Backend& backend, Parameter& parameter);
 /// Bytes of that allocation.
 size_t optimizer_state_bytes(const Parameter& parameter);
 
+/// A module's own random sequence under one seed.
+uint64_t salted(uint64_t seed, const std::string& name);
+
 /// A part that the tuner made, with its parameters in the order of their names.
 class TunedPart : public TrainablePart {
  public:
   std::vector<std::unique_ptr<Parameter>> parameters;
+  /// Gives the model's weight its base values back; refresh() undoes that.
+  virtual void take_out(Backend& backend) { (void)backend; }
 
  protected:
   Parameter& add(Backend& backend, const Linear& linear, const std::string& suffix,

@@ -20,6 +20,7 @@ Tuner::Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
     if (kind_ == MethodSpec::Kind::s2ft) build_s2ft(method);
     if (kind_ == MethodSpec::Kind::lora || kind_ == MethodSpec::Kind::dora)
       build_lora(method);
+    if (kind_ == MethodSpec::Kind::sparse) build_sparse(method);
     if (kind_ == MethodSpec::Kind::lisa) build_lisa(method.lisa);
     if (kind_ == MethodSpec::Kind::full) build_full();
     if (parameters_.empty())
@@ -77,6 +78,7 @@ void Tuner::detach() {
   if (!attached_) return;
   for (size_t i = 0; i < bases_.size(); ++i)
     swap(*model_->backend, parameters_[i]->weight, bases_[i].data());
+  for (Hook& hook : hooks_) hook.part->take_out(*model_->backend);
   unhook_parts();
   restore_order();
   model_->tuner = nullptr;
@@ -93,6 +95,7 @@ void Tuner::attach() {
   for (size_t i = 0; i < bases_.size(); ++i)
     swap(*model_->backend, parameters_[i]->weight, bases_[i].data());
   hook_parts();
+  refresh_parts();
   attached_ = true;
 }
 
@@ -127,7 +130,9 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained) {
     const size_t values = size_t(p->weight.count()) * sizeof(float);
     plan.trainable += 2 * values;  // master (or base copy) and gradient
     plan.optimizer += 2 * values;
+    if (kind_ == MethodSpec::Kind::sparse) plan.trainable += 2 * values;  // base, places
   }
+  plan.trainable += calibration_bytes();
   plan.workspace = model_->backend->workspace_bytes(tokens, model_->config.vocab_size);
   const size_t ours = plan.weights + plan.trainable + plan.optimizer + arena_.bytes();
   const size_t resident = resident_bytes();
@@ -187,6 +192,7 @@ double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_bat
 
 StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
                        double learning_rate, const std::atomic<bool>* stop) {
+  require_mask();
   attach();
   if (kind_ == MethodSpec::Kind::lisa) enter_period(step_ / lisa_.interval);
   StepResult result;
@@ -225,6 +231,7 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
 
 double Tuner::gradients(const std::vector<Sample>& samples,
                         const std::atomic<bool>* stop) {
+  require_mask();
   int64_t tokens;
   return forward_backward({samples}, tokens, stop);
 }

@@ -13,6 +13,7 @@
 #include "tune/lisa.h"
 #include "tune/parts.h"
 #include "tune/selection.h"
+#include "tune/sparse_part.h"
 
 namespace s2ft {
 
@@ -22,9 +23,11 @@ struct LoraModule {
 };
 
 struct MethodSpec {
-  enum class Kind { s2ft, lora, dora, lisa, full } kind = Kind::s2ft;
+  enum class Kind { s2ft, lora, dora, sparse, lisa, full } kind = Kind::s2ft;
   std::vector<LayerSelection> selection;  // s2ft, one a layer
   std::vector<LoraModule> lora;           // lora, dora
+  SparseOptions sparse;
+  std::vector<std::string> modules;  // sparse
   LisaOptions lisa;
 };
 
@@ -75,7 +78,15 @@ class Tuner {
   double gradients(const std::vector<Sample>& samples,
                    const std::atomic<bool>* stop = nullptr);
   std::vector<float> gradient(const Parameter& parameter);
-  /// Slices: weight minus base. Others: the weight, from its master.
+  /// Chooses sparse masks by the gradients of these samples, whose scores are dense while
+  /// it runs; once, before the first step. Nothing to do for other methods. Throws
+  /// NOT_FINITE, CANCELLED.
+  void calibrate(const std::vector<std::vector<Sample>>& micro_batches,
+                 const std::atomic<bool>* stop = nullptr);
+  bool mask_pending() const { return mask_pending_; }
+  /// Sparse: trains at these places instead, from base values. Throws SHAPE_MISMATCH.
+  void set_masks(const std::vector<std::vector<int32_t>>& masks);
+  /// Slices and masked elements: weight minus base. Others: the weight, from its master.
   std::vector<float> values(const Parameter& parameter);
   /// The inverse of values(), for all parameters: continues from an adapter. Throws
   /// SHAPE_MISMATCH before anything is written.
@@ -103,6 +114,12 @@ class Tuner {
   void build_s2ft(const MethodSpec& method);
   void build_lora(const MethodSpec& method);
   void build_full();
+  void build_sparse(const MethodSpec& method);
+  SparsePart& sparse_part(size_t parameter);
+  void score_samples(const std::vector<std::vector<Sample>>& micro_batches,
+                     const std::atomic<bool>* stop);
+  size_t calibration_bytes();
+  void require_mask() const;
   void build_lisa(const LisaOptions& options);
   /// LISA: trains this period's layers, from fresh optimizer state, instead of the
   /// last's.
@@ -148,6 +165,8 @@ class Tuner {
   std::vector<Trained> trained_;
   std::vector<Parameter*> parameters_;
   std::vector<Buffer> bases_;  // S2FT: the slices as they were, contiguous, model dtype
+  SparseOptions sparse_;
+  bool mask_pending_ = false;
   LisaOptions lisa_;
   int64_t period_ = -1;
   std::vector<int> live_layers_;

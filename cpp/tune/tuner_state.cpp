@@ -39,9 +39,19 @@ Mat master_of(const Parameter& p) {
 
 std::vector<float> Tuner::values(const Parameter& parameter) {
   Backend& backend = *model_->backend;
-  if (kind_ != MethodSpec::Kind::s2ft) return to_host(backend, master_of(parameter));
+  const bool sparse = kind_ == MethodSpec::Kind::sparse;
+  if (kind_ != MethodSpec::Kind::s2ft && !sparse)
+    return to_host(backend, master_of(parameter));
   size_t i = 0;
   while (parameters_[i] != &parameter) ++i;
+  if (sparse) {
+    std::vector<float> change = to_host(backend, parameter.weight);
+    const std::vector<float> base = to_host(backend, sparse_part(i).base());
+    const bool rounded = model_->dtype == DType::bf16;
+    for (size_t j = 0; j < change.size(); ++j)
+      change[j] = (rounded ? to_float(to_bf16(change[j])) : change[j]) - base[j];
+    return change;
+  }
   // The change that the weights really made, so that fusing reproduces them: with bf16
   // weights that is the rounded master's.
   const Mat w = parameter.weight;
@@ -74,9 +84,11 @@ void Tuner::set_values(const std::vector<std::vector<float>>& values) {
     const Parameter& p = *parameters_[i];
     const Mat w = p.weight;
     std::vector<float> target = values[i];
-    if (kind_ == MethodSpec::Kind::s2ft) {
-      const std::vector<float> base =
-          to_host(backend, mat(bases_[i].data(), w.dtype, w.rows, w.cols));
+    if (kind_ == MethodSpec::Kind::s2ft || kind_ == MethodSpec::Kind::sparse) {
+      const Mat before = kind_ == MethodSpec::Kind::sparse
+                             ? sparse_part(i).base()
+                             : mat(bases_[i].data(), w.dtype, w.rows, w.cols);
+      const std::vector<float> base = to_host(backend, before);
       for (size_t j = 0; j < target.size(); ++j) target[j] += base[j];
     }
     from_host(backend, master_of(p), target.data());
@@ -105,6 +117,16 @@ void Tuner::save_state(const std::string& path,
     add(p->name + ".master", master_of(*p));
     add(p->name + ".first", p->first);
     add(p->name + ".second", p->second);
+    if (kind_ == MethodSpec::Kind::sparse) {
+      TensorSource places;
+      places.name = p->name + ".places";
+      places.dtype = "I32";
+      places.shape = {p->weight.cols};
+      places.source = [p](const ByteSink& sink) {
+        sink(p->index.data(), p->index.size() * sizeof(int32_t));
+      };
+      tensors.push_back(std::move(places));
+    }
   }
   for (const TensorPlace* t : resting_weights()) add(t->name + ".value", t->value);
   metadata["step"] = std::to_string(step_);
@@ -114,11 +136,15 @@ void Tuner::save_state(const std::string& path,
 std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
   attach();
   const auto file = SafetensorsFile::open(path);
-  auto find = [&](const std::string& name, Mat x) {
+  auto present = [&](const std::string& name) {
     const TensorInfo* info = file->find(name);
     if (!info)
       throw Error("CORRUPT_FILE",
                   "[resume] " + path + ": tensor " + name + " is missing");
+    return info;
+  };
+  auto find = [&](const std::string& name, Mat x) {
+    const TensorInfo* info = present(name);
     if (info->dtype != "F32" || info->shape != std::vector<int64_t>{x.rows, x.cols}) {
       throw Error("SHAPE_MISMATCH",
                   "[resume] " + path + ": tensor " + name + ": expected F32 [" +
@@ -144,6 +170,20 @@ std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
     find(p->name + ".second", p->second);
   }
   for (const TensorPlace* t : resting_weights()) find(t->name + ".value", t->value);
+  std::vector<std::vector<int32_t>> masks;
+  if (kind_ == MethodSpec::Kind::sparse) {
+    for (const Parameter* p : parameters_) {
+      const TensorInfo* info = present(p->name + ".places");
+      const int64_t n = p->weight.cols;
+      if (info->dtype != "I32" || info->shape != std::vector<int64_t>{n})
+        throw Error("SHAPE_MISMATCH", "[resume] " + path + ": tensor " + p->name +
+                                          ".places: expected I32 [" + std::to_string(n) +
+                                          "]");
+      masks.emplace_back(static_cast<size_t>(n));
+      std::memcpy(masks.back().data(), file->data(*info), size_t(n) * sizeof(int32_t));
+    }
+    set_masks(masks);
+  }
   auto load = [&](const std::string& name, Mat x) {
     const TensorInfo* info = find(name, x);
     std::vector<float> host(size_t(x.count()));

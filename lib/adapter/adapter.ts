@@ -15,6 +15,12 @@ import {
   toPeftNames,
 } from './lora-format.js'
 import { checkS2ftTensors, parseS2ftConfig, s2ftConfig } from './s2ft-format.js'
+import {
+  checkSparseTensors,
+  parseSparseConfig,
+  SPARSE_TYPE,
+  sparseConfig,
+} from './sparse-format.js'
 import type { AdapterInfo } from './types.js'
 
 const CONFIG = 'adapter_config.json'
@@ -22,18 +28,28 @@ const WEIGHTS = 'adapter_model.safetensors'
 /** Where a LoRA adapter keeps its base's fingerprint: PEFT warns of unknown config keys. */
 const FINGERPRINT = 's2ft_base_fingerprint'
 
+function checkTensors(info: AdapterInfo, tensors: Adapter['tensors'], where: string): void {
+  if (info.type === 's2ft') checkS2ftTensors(info, tensors, where)
+  else if (info.type === 'sparse') checkSparseTensors(info, tensors, where)
+  else checkLoraTensors(info, tensors, where)
+}
+
+function configOf({ info, patterns }: Adapter): Record<string, unknown> {
+  if (info.type === 's2ft') return s2ftConfig(info)
+  if (info.type === 'sparse') return sparseConfig(info)
+  return loraConfig({ info, ...patterns })
+}
+
 export class Adapter {
   /** @internal Use Adapter.load or trainer.adapter(). */
   constructor(
     readonly info: AdapterInfo,
-    /** `<module>.s2ft_delta` and `.s2ft_index`, or `<module>.lora_A` and `.lora_B` (DoRA: `.lora_magnitude_vector`). */
+    /** `<module>.s2ft_delta` and `.s2ft_index`, `.sparse_delta` and `.sparse_index`, or `<module>.lora_A` and `.lora_B` (DoRA: `.lora_magnitude_vector`). */
     readonly tensors: Map<string, Tensor>,
     /** @internal Ranks and alphas of single LoRA modules. */
     readonly patterns: Pick<LoraConfig, 'ranks' | 'alphas'> = { ranks: {}, alphas: {} },
   ) {
-    const where = 'adapter'
-    if (info.type === 's2ft') checkS2ftTensors(info, tensors, where)
-    else checkLoraTensors(info, tensors, where)
+    checkTensors(info, tensors, 'adapter')
   }
 
   /** Trained values: all tensors but the indices. */
@@ -51,7 +67,7 @@ export class Adapter {
   }
 
   /**
-   * Reads an S²FT adapter or a LoRA adapter in PEFT's format. Nothing in it is trusted: throws IO
+   * Reads an S²FT or sparse adapter, or a LoRA or DoRA adapter in PEFT's format. Nothing in it is trusted: throws IO
    * when a file is missing, CORRUPT_FILE or SHAPE_MISMATCH naming field or tensor, UNSUPPORTED
    * for other kinds of adapter.
    */
@@ -60,23 +76,24 @@ export class Adapter {
     const raw = await readJson(configFile, 'CORRUPT_FILE')
     const type = (raw as { peft_type?: unknown } | null)?.peft_type
     const file = join(directory, WEIGHTS)
-    if (type !== 'S2FT' && type !== 'LORA') {
+    if (type !== 'S2FT' && type !== 'LORA' && type !== SPARSE_TYPE) {
       throw new S2FTError(
         'UNSUPPORTED',
-        `${configFile}: peft_type: expected "S2FT" or "LORA", found ${show(type)}`,
+        `${configFile}: peft_type: expected "S2FT", "${SPARSE_TYPE}" or "LORA", found ${show(type)}`,
       )
     }
-    if (type === 'S2FT') {
-      const info = parseS2ftConfig(raw, configFile)
+    if (type !== 'LORA') {
+      const parse = type === 'S2FT' ? parseS2ftConfig : parseSparseConfig
+      const info = parse(raw, configFile)
       const { tensors } = await native().readSafetensors(file)
       const map = new Map(Object.entries(tensors))
-      checkS2ftTensors(info, map, file)
+      checkTensors(info, map, file)
       return new Adapter(info, map)
     }
     const { info, ranks, alphas } = parseLoraConfig(raw, configFile)
     const { tensors, metadata } = await native().readSafetensors(file)
     const map = fromPeftNames(tensors, file)
-    checkLoraTensors(info, map, file)
+    checkTensors(info, map, file)
     const fingerprint = metadata[FINGERPRINT]
     if (fingerprint !== undefined) info.baseFingerprint = fingerprint
     return new Adapter(info, map, { ranks, alphas })
@@ -87,10 +104,7 @@ export class Adapter {
    * already there is replaced, other files stay. Throws IO.
    */
   async save(directory: string): Promise<void> {
-    const config =
-      this.info.type === 's2ft'
-        ? s2ftConfig(this.info)
-        : loraConfig({ info: this.info, ...this.patterns })
+    const config = configOf(this)
     await publishDirectory(directory, { marker: CONFIG }, async (temporary) => {
       const metadata: Record<string, string> = { format: 'pt' }
       if (this.info.type === 'lora' && this.info.baseFingerprint !== undefined) {

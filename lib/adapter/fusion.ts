@@ -3,7 +3,7 @@ import { S2FTError } from '../errors.js'
 import { show } from '../model/validate.js'
 import type { NativeModel, NativeModelConfig } from '../native/binding.js'
 import type { Adapter } from './adapter.js'
-import { toDeltas, toLoras } from './to-native.js'
+import { toDeltas, toElements, toLoras } from './to-native.js'
 import type { AdapterInfo, FuseOptions } from './types.js'
 
 /** Throws ADAPTER_MISMATCH naming both fingerprints; an adapter that knows none fits any base. */
@@ -38,10 +38,11 @@ export class Fusion {
       throw new S2FTError('INVALID_ARGUMENT', 'expected an adapter that is not fused yet')
     }
     if (!force) requireSameBase(adapter.info, await this.fingerprint())
-    const parts =
-      adapter.info.type === 's2ft'
-        ? { deltas: toDeltas(adapter, this.config) }
-        : { loras: toLoras(adapter, this.config) }
+    const parts = {
+      deltas: toDeltas(adapter, this.config),
+      elements: toElements(adapter, this.config),
+      loras: toLoras(adapter, this.config),
+    }
     const id = `adapter-${this.made++}`
     this.ids.set(adapter, id)
     try {

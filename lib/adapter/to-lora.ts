@@ -1,4 +1,5 @@
 // An S²FT adapter as a LoRA adapter: exact, by a one-hot factor.
+import { S2FTError } from '../errors.js'
 import { moduleShape, parseModule } from '../model/modules.js'
 import type { NativeDelta, NativeModelConfig, Tensor } from '../native/binding.js'
 import { Adapter } from './adapter.js'
@@ -33,11 +34,18 @@ function factors(slice: NativeDelta, shape: [number, number]): { a: Tensor; b: T
 /**
  * The same change as a LoRA of rank s and alpha s per module, so that its scale is 1 and no
  * decomposition is needed (design: an S²FT slice is a LoRA with a one-hot factor). A LoRA adapter
- * is returned as it is. Throws ADAPTER_MISMATCH or SHAPE_MISMATCH when it does not fit `config`.
+ * is returned as it is. Throws ADAPTER_MISMATCH or SHAPE_MISMATCH when it does not fit `config`, UNSUPPORTED
+ * for a sparse adapter.
  */
 export function toLora(adapter: Adapter, config: NativeModelConfig): Adapter {
   const { info } = adapter
   if (info.type === 'lora') return adapter
+  if (info.type === 'sparse') {
+    throw new S2FTError(
+      'UNSUPPORTED',
+      'a sparse adapter has no low-rank form: single elements anywhere are of full rank; merge it',
+    )
+  }
   const tensors = new Map<string, Tensor>()
   const counts: Record<string, number> = {}
   for (const slice of toDeltas(adapter, config)) {

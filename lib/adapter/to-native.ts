@@ -2,11 +2,17 @@
 import { S2FTError } from '../errors.js'
 import { moduleShape, parseModule } from '../model/modules.js'
 import { show } from '../model/validate.js'
-import type { NativeDelta, NativeLora, NativeModelConfig } from '../native/binding.js'
+import type {
+  NativeDelta,
+  NativeElements,
+  NativeLora,
+  NativeModelConfig,
+} from '../native/binding.js'
 import type { Adapter } from './adapter.js'
 import { loraName, loraScale, magnitudeName, patternValue } from './lora-format.js'
 import { deltaName, indexName } from './s2ft-format.js'
-import { expectShape, floatValues, indexValues } from './values.js'
+import { sparseDeltaName, sparseIndexName } from './sparse-format.js'
+import { ascendingPlaces, expectShape, floatValues, indexValues } from './values.js'
 
 function shapeIn(config: NativeModelConfig, module: string): [number, number] {
   const place = parseModule(module)
@@ -30,6 +36,20 @@ export function toDeltas(adapter: Adapter, config: NativeModelConfig): NativeDel
     const limit = axis === 'rows' ? out : input
     const index = indexValues(adapter.tensors.get(indexName(module))!, indexName(module), limit)
     return { module, axis, index, delta: floatValues(delta, deltaName(module)) }
+  })
+}
+
+/** The changed elements of a sparse adapter. Throws as toDeltas does. */
+export function toElements(adapter: Adapter, config: NativeModelConfig): NativeElements[] {
+  if (adapter.info.type !== 'sparse') return []
+  return adapter.info.masks.map(({ module }) => {
+    const [out, input] = shapeIn(config, module)
+    const [delta, index] = [sparseDeltaName(module), sparseIndexName(module)]
+    return {
+      module,
+      places: ascendingPlaces(adapter.tensors.get(index)!, index, out * input),
+      delta: floatValues(adapter.tensors.get(delta)!, delta),
+    }
   })
 }
 

@@ -37,7 +37,17 @@ export interface LoraAdapterInfo {
   targetModules: string[]
 }
 
-export type AdapterInfo = S2ftAdapterInfo | LoraAdapterInfo
+export interface SparseAdapterInfo {
+  type: 'sparse'
+  baseModel: string
+  baseFingerprint: string
+  /** Trained elements of each module. */
+  masks: { module: string; count: number }[]
+  selection: { strategy: 'random' | 'weight' | 'gradient' | 'fisher'; share: number }
+  seed: number
+}
+
+export type AdapterInfo = S2ftAdapterInfo | LoraAdapterInfo | SparseAdapterInfo
 
 export interface FuseOptions {
   /** Fuse although the base's fingerprint differs; shapes are checked all the same. */

@@ -67,6 +67,23 @@ export function indexValues(tensor: Tensor, where: string, limit = 2 ** 31): Int
   return index
 }
 
+/** Ascending places in [0, limit), told apart without a set: masks are large. Throws CORRUPT_FILE. */
+export function ascendingPlaces(tensor: Tensor, where: string, limit = 2 ** 31): Int32Array {
+  if (tensor.dtype !== 'I32' || tensor.shape.length !== 1) {
+    throw new S2FTError(
+      'CORRUPT_FILE',
+      `${where}: expected I32 of one dimension, found ${tensor.dtype} ${show(tensor.shape)}`,
+    )
+  }
+  const places = tensor.data as Int32Array
+  const at = places.findIndex((place, i) => place <= (places[i - 1] ?? -1) || place >= limit)
+  if (at < 0) return places
+  throw new S2FTError(
+    'CORRUPT_FILE',
+    `${where}[${at}]: expected ascending places in [0, ${limit}), found ${places[at]}`,
+  )
+}
+
 export function expectShape(tensor: Tensor, shape: readonly (number | undefined)[], where: string) {
   const fits =
     tensor.shape.length === shape.length &&

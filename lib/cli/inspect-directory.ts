@@ -119,6 +119,11 @@ async function inspectAdapter(path: string): Promise<Part> {
     const lora = { r, alpha, scale, dropout, rslora, dora, targetModules }
     return { type: 'lora-adapter', ...common, ...lora }
   }
+  if (info.type === 'sparse') {
+    const { masks, seed } = info
+    const { strategy: selection, share } = info.selection
+    return { type: 'sparse-adapter', ...common, selection, share, seed, masks }
+  }
   return {
     type: 's2ft-adapter',
     ...common,

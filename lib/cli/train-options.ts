@@ -3,8 +3,8 @@
 import type { Command } from 'commander'
 import type { TemplateName } from '../data/index.js'
 import { S2FTError } from '../errors.js'
-import { dora, full, lisa, lora, s2ft } from '../method/index.js'
-import type { Method } from '../method/types.js'
+import { dora, full, lisa, lora, s2ft, sparse } from '../method/index.js'
+import type { Method, SparseMethod } from '../method/types.js'
 import type { ModuleKind, Recompute } from '../native/binding.js'
 import type { SchedulerName, TrainerOptions } from '../trainer/types.js'
 import { readConfigFile } from './config-file.js'
@@ -38,6 +38,9 @@ export interface TrainSettings {
   loraRankPattern?: Record<string, number>
   loraAlphaPattern?: Record<string, number>
   targetModules?: string[]
+  sparseShare?: number
+  sparseSelection?: SparseMethod['selection']
+  sparseCalibrationShare?: number
   lisaLayers?: number
   lisaInterval?: number
   quantize?: string
@@ -103,7 +106,10 @@ const methodSettings: Partial<Record<keyof TrainSettings, MethodName[]>> = {
   loraRslora: lowRank,
   loraRankPattern: lowRank,
   loraAlphaPattern: lowRank,
-  targetModules: lowRank,
+  targetModules: [...lowRank, 'sparse'],
+  sparseShare: ['sparse'],
+  sparseSelection: ['sparse'],
+  sparseCalibrationShare: ['sparse'],
   lisaLayers: ['lisa'],
   lisaInterval: ['lisa'],
 }
@@ -148,6 +154,17 @@ export function methodOf(settings: TrainSettings): Method {
   if (method === 's2ft') {
     if (budgetLoraRank !== undefined) return s2ft({ budget: { loraRank: budgetLoraRank }, seed })
     return s2ft({ ...(ratios && { ratios }), seed })
+  }
+  if (method === 'sparse') {
+    return sparse(
+      given({
+        share: settings.sparseShare,
+        selection: settings.sparseSelection,
+        calibrationShare: settings.sparseCalibrationShare,
+        targetModules: targets(settings),
+        seed,
+      }),
+    )
   }
   if (method === 'lora' || method === 'dora') {
     const options = given({

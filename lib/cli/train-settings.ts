@@ -20,8 +20,8 @@ export interface Setting {
   optionalValue?: boolean
 }
 
-export const implementedMethods = ['s2ft', 'lora', 'dora', 'lisa', 'full'] as const
-export const plannedMethods = ['sparse', 'galore', 'loreft'] as const
+export const implementedMethods = ['s2ft', 'lora', 'dora', 'sparse', 'lisa', 'full'] as const
+export const plannedMethods = ['galore', 'loreft'] as const
 
 const text = (value: string) => value
 const count = integer({ min: 1 })
@@ -128,9 +128,30 @@ const method: Omit<Setting, 'group'>[] = [
   {
     key: 'targetModules',
     value: 'list',
-    description: 'lora, dora: module names, e.g. q_proj,v_proj, or all-linear',
+    description: 'lora, dora, sparse: module names, e.g. q_proj,v_proj, or all-linear',
     fallback: 'all-linear',
     read: list,
+  },
+  {
+    key: 'sparseShare',
+    value: 'share',
+    description: "sparse: share of every targeted weight's elements that train",
+    fallback: 0.01,
+    read: number({ above: 0, max: 1 }),
+  },
+  {
+    key: 'sparseSelection',
+    value: 'how',
+    description: 'sparse: which elements: random, weight, gradient, fisher',
+    fallback: 'random',
+    read: oneOf('random', 'weight', 'gradient', 'fisher'),
+  },
+  {
+    key: 'sparseCalibrationShare',
+    value: 'share',
+    description: 'sparse, by gradient or fisher: share of the data that decides',
+    fallback: 0.01,
+    read: number({ above: 0, max: 1 }),
   },
   {
     key: 'lisaLayers',
@@ -155,7 +176,8 @@ const method: Omit<Setting, 'group'>[] = [
   {
     key: 'seed',
     value: 'n',
-    description: "selection of channels or layers, LoRA's start and the order of the data",
+    description:
+      "selection of channels, elements or layers, LoRA's start and the order of the data",
     fallback: 0,
     read: integer({ min: 0, max: 2 ** 32 - 1 }),
   },

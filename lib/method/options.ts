@@ -10,9 +10,10 @@ import type {
   LisaOptions,
   LoraMethod,
   LoraOptions,
-  Method,
   S2ftMethod,
   S2ftOptions,
+  SparseMethod,
+  SparseOptions,
 } from './types.js'
 
 const seed = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER).default(0)
@@ -23,6 +24,9 @@ const perModule = <T extends z.ZodType>(value: T) =>
       z.ZodOptional<T>
     >,
   )
+const targetModules = z
+  .union([z.literal('all-linear'), z.array(z.string().min(1)).min(1)])
+  .default('all-linear')
 const units = z.array(z.number().int().nonnegative())
 
 const s2ftSchema = z.strictObject({
@@ -57,15 +61,20 @@ const loraSchema = z.strictObject({
   r: z.number().int().positive().default(8),
   alpha: z.number().positive().default(16),
   dropout: z.number().min(0).lt(1).default(0),
-  targetModules: z
-    .union([z.literal('all-linear'), z.array(z.string().min(1)).min(1)])
-    .default('all-linear'),
+  targetModules,
   rslora: z.boolean().default(false),
   rankPattern: pattern(z.number().int().positive()).optional(),
   alphaPattern: pattern(z.number().positive()).optional(),
   seed,
 })
 
+const sparseSchema = z.strictObject({
+  share: z.number().positive().max(1).default(0.01),
+  selection: z.enum(['random', 'weight', 'gradient', 'fisher']).default('random'),
+  targetModules,
+  calibrationShare: z.number().positive().max(1).default(0.01),
+  seed,
+})
 const lisaSchema = z.strictObject({
   layers: z.number().int().positive().default(2),
   interval: z.number().int().positive().default(20),
@@ -131,6 +140,17 @@ export function dora(options: LoraOptions = {}): DoraMethod {
 }
 
 /**
+ * Unstructured sparse fine-tuning: single elements of the linear weights train in place; values,
+ * moments and the adapter have the mask's size. The gradient is taken densely, one weight at a
+ * time, before the mask's elements are gathered from it: that is what the method costs, and a mask
+ * chosen by gradients needs dense scores of all targeted weights once, before the first step.
+ * Throws INVALID_ARGUMENT naming the option.
+ */
+export function sparse(options: SparseOptions = {}): SparseMethod {
+  return { kind: 'sparse', ...validate(sparseSchema, options, 'sparse options') }
+}
+
+/**
  * Layerwise importance sampled AdamW: every `interval` steps `layers` layers are drawn, uniformly,
  * and train whole; the embedding, the final norm and the head always train. Optimizer state exists
  * for what trains only: a layer begins each period without moments, and with bf16 weights the f32
@@ -145,16 +165,4 @@ export function lisa(options: LisaOptions = {}): LisaMethod {
 export function full(options: Record<string, never> = {}): FullMethod {
   validate(z.strictObject({}), options, 'full options')
   return { kind: 'full' }
-}
-
-function later(name: string): never {
-  throw new S2FTError(
-    'UNSUPPORTED',
-    `${name} comes in a later release: the methods of this one are s2ft, lora, dora, lisa and full`,
-  )
-}
-
-/** Not in this release: throws UNSUPPORTED. */
-export function sparse(_options: { share?: number; selection?: string } = {}): Method {
-  return later('sparse')
 }

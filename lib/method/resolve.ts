@@ -16,7 +16,14 @@ import type {
   NativeMethod,
   NativeModelConfig,
 } from '../native/binding.js'
-import type { DoraMethod, LoraMethod, Method, S2ftMethod, Selection } from './types.js'
+import type {
+  DoraMethod,
+  LoraMethod,
+  Method,
+  S2ftMethod,
+  Selection,
+  SparseMethod,
+} from './types.js'
 
 type Counts = Partial<Record<ModuleKind, number>>
 
@@ -112,10 +119,10 @@ function resolveS2ft(method: S2ftMethod, config: NativeModelConfig): NativeMetho
   return { kind: 's2ft', seed, counts: Array.from({ length: config.layers }, () => counts) }
 }
 
-/** Full names of LoRA's modules. A short name stands for that module of every layer. */
-export function loraModules(
+/** Full names of a method's modules. A short name stands for that module of every layer. */
+export function targetModules(
   config: NativeModelConfig,
-  targets: LoraMethod['targetModules'],
+  { kind: method, targetModules: targets }: LoraMethod | DoraMethod | SparseMethod,
 ): string[] {
   const wanted = targets === 'all-linear' ? [...MODULE_KINDS] : targets
   const chosen = new Set<string>()
@@ -128,7 +135,7 @@ export function loraModules(
       chosen.add(target)
     } else {
       bad(
-        `lora targetModules: expected "all-linear", one of ` +
+        `${method} targetModules: expected "all-linear", one of ` +
           `${MODULE_KINDS.map((known) => `${known}_proj`).join(', ')}, or a full name like ` +
           `${moduleName(0, 'down')} within ${config.layers} layers, found ${show(target)}`,
       )
@@ -142,7 +149,7 @@ export function loraModules(
 
 function resolveLora(method: LoraMethod | DoraMethod, config: NativeModelConfig): NativeMethod {
   const { kind, seed, dropout, rankPattern: ranks = {}, alphaPattern: alphas = {} } = method
-  const names = loraModules(config, method.targetModules)
+  const names = targetModules(config, method)
   for (const [option, pattern] of Object.entries({ rankPattern: ranks, alphaPattern: alphas })) {
     const unused = Object.keys(pattern).find(
       (key) => !names.some((name) => patternValue({ [key]: 1 }, name)),
@@ -167,6 +174,10 @@ export function resolveMethod(method: Method, config: NativeModelConfig): Native
       bad(`lisa layers: expected at most ${config.layers} as the model has, found ${method.layers}`)
     }
     return { ...method }
+  }
+  if (method.kind === 'sparse') {
+    const { kind, seed, share, selection } = method
+    return { kind, seed, share, selection, modules: targetModules(config, method) }
   }
   return resolveLora(method, config)
 }

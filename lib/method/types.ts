@@ -44,6 +44,25 @@ export interface LoraOptions {
   seed?: number
 }
 
+export interface SparseOptions {
+  /** Of every targeted weight's elements; default 0.01. At least one trains. */
+  share?: number
+  /**
+   * Which elements: drawn at random (default), or those of the largest weight, mean gradient, or
+   * empirical Fisher information (mean squared gradient of a sample's log-likelihood).
+   */
+  selection?: 'random' | 'weight' | 'gradient' | 'fisher'
+  /** Short names (q_proj or q), full names, or 'all-linear' (default). */
+  targetModules?: 'all-linear' | readonly string[]
+  /**
+   * gradient, fisher: share of the training data that decides, at least one micro-batch; default
+   * 0.01. Trainer.step() and gradients() outside of fit() decide by their first batch.
+   */
+  calibrationShare?: number
+  /** Decides a random mask; default 0. */
+  seed?: number
+}
+
 export interface LisaOptions {
   /** Layers that train at a time; default 2. */
   layers?: number
@@ -76,6 +95,14 @@ export interface LoraMethod extends LowRankMethod {
 export interface DoraMethod extends LowRankMethod {
   readonly kind: 'dora'
 }
+export interface SparseMethod {
+  readonly kind: 'sparse'
+  readonly share: number
+  readonly selection: 'random' | 'weight' | 'gradient' | 'fisher'
+  readonly targetModules: 'all-linear' | readonly string[]
+  readonly calibrationShare: number
+  readonly seed: number
+}
 export interface LisaMethod {
   readonly kind: 'lisa'
   readonly layers: number
@@ -85,8 +112,8 @@ export interface LisaMethod {
 export interface FullMethod {
   readonly kind: 'full'
 }
-/** Made by s2ft(), lora(), dora(), lisa() and full(). */
-export type Method = S2ftMethod | LoraMethod | DoraMethod | LisaMethod | FullMethod
+/** Made by s2ft(), lora(), dora(), sparse(), lisa() and full(). */
+export type Method = S2ftMethod | LoraMethod | DoraMethod | SparseMethod | LisaMethod | FullMethod
 
 /** True for methods that train the base itself: their result is a model, not an adapter. */
 export function changesBase(method: Method): method is FullMethod | LisaMethod {

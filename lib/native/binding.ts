@@ -114,6 +114,13 @@ export type NativeMethod =
       /** Full names, e.g. model.layers.0.mlp.down_proj; scale is alpha / r or alpha / sqrt(r). */
       modules: { name: string; r: number; scale: number }[]
     }
+  | {
+      kind: 'sparse'
+      seed: number
+      share: number
+      selection: 'random' | 'weight' | 'gradient' | 'fisher'
+      modules: string[]
+    }
   | { kind: 'lisa'; seed: number; layers: number; interval: number }
   | { kind: 'full' }
 
@@ -132,9 +139,12 @@ export interface NativeTrainerSpec {
 export interface NativeParameter {
   name: string
   module: string
-  kind: 'rows' | 'cols' | 'all' | 'bias' | 'lora_A' | 'lora_B' | 'lora_magnitude_vector'
+  kind: 'rows' | 'cols' | 'all' | 'bias' | 'lora_A' | 'lora_B' | 'lora_magnitude_vector' | 'sparse'
   shape: number[]
-  /** Original row or column indices of a slice, in the order of the gradient. */
+  /**
+   * Original row or column indices of a slice, in the order of the gradient; a mask's places, row *
+   * in + column, ascending.
+   */
   index?: Int32Array
 }
 
@@ -171,7 +181,14 @@ export interface NativeTrainer {
   step(microBatches: Sample[][], learningRate: number): Promise<NativeStepResult>
   /** Gradients of the mean loss, one entry a parameter, in parameters() order. */
   gradients(batch: Sample[]): Promise<{ loss: number; gradients: Float32Array[] }>
-  /** Slices: current weight minus base, f32. LoRA, DoRA: the factors. `all`: current values. */
+  /**
+   * Chooses sparse masks by the gradients of these samples, once, before the first step; nothing
+   * for other methods. Rejects with NOT_FINITE, CANCELLED.
+   */
+  calibrate(microBatches: Sample[][]): Promise<void>
+  /** Sparse: trains at these places, a list a parameter, as many as before. */
+  setMasks(masks: Int32Array[]): Promise<void>
+  /** Slices, masks: current weight minus base, f32. LoRA, DoRA: the factors. `all`: current values. */
   values(): Promise<Float32Array[]>
   /** The inverse of values(), in parameters() order: continues from an adapter. */
   setValues(values: Float32Array[]): Promise<void>
@@ -197,6 +214,14 @@ export interface NativeDelta {
   axis: 'rows' | 'cols'
   index: Int32Array
   /** rows: [s, in]; cols: [out, s]. */
+  delta: Float32Array
+}
+
+/** A change of single elements. */
+export interface NativeElements {
+  module: string
+  /** row * in + column, ascending. */
+  places: Int32Array
   delta: Float32Array
 }
 
@@ -228,7 +253,10 @@ export interface NativeModel {
   createDecoder(slots: number, capacity: number): Promise<NativeDecoder>
   createTrainer(spec: NativeTrainerSpec): Promise<NativeTrainer>
   /** Adds an adapter; the original slices are kept, so unfuse(id) is bit-exact in any order. */
-  fuse(id: string, adapter: { deltas?: NativeDelta[]; loras?: NativeLora[] }): Promise<void>
+  fuse(
+    id: string,
+    adapter: { deltas?: NativeDelta[]; elements?: NativeElements[]; loras?: NativeLora[] },
+  ): Promise<void>
   unfuse(id: string): Promise<void>
   /** Writes the named tensors, in base order, converted to `dtype` per tensor; atomic. */
   save(

@@ -37,6 +37,18 @@ export class RunBatches {
     return steps
   }
 
+  /** Micro-batches of the first epoch that hold this share of the samples, at least one. */
+  calibration(share: number): SourcedSample[][] {
+    const chosen: SourcedSample[][] = []
+    let count = 0
+    for (const batch of this.epoch(0).flat()) {
+      if (count > 0 && count >= share * this.samples.length) break
+      chosen.push(batch)
+      count += batch.length
+    }
+    return chosen
+  }
+
   private stepsOfEpochs(): number {
     const { numTrainEpochs, maxTokensPerBatch } = this.settings
     const complete = Math.floor(numTrainEpochs)

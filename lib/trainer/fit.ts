@@ -148,6 +148,9 @@ export async function* fitRun(
   try {
     await files.openMetrics(point ? state.step : -1)
     yield planned
+    if (session.maskPending && settings.method.kind === 'sparse') {
+      await session.calibrate(batches.calibration(settings.method.calibrationShare))
+    }
     const evaluate = async (): Promise<TrainEvent> => {
       const before = performance.now()
       const result = await trainer.evaluatePrepared(evaluation!.samples)

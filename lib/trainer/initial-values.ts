@@ -2,10 +2,12 @@
 import type { Adapter } from '../adapter/adapter.js'
 import { loraScale } from '../adapter/lora-format.js'
 import { deltaName, indexName } from '../adapter/s2ft-format.js'
+import { sparseDeltaName, sparseIndexName } from '../adapter/sparse-format.js'
+import { toElements } from '../adapter/to-native.js'
 import { expectShape, floatValues } from '../adapter/values.js'
 import { S2FTError } from '../errors.js'
 import type { Method } from '../method/types.js'
-import type { NativeParameter, Tensor } from '../native/binding.js'
+import type { NativeModelConfig, NativeParameter, Tensor } from '../native/binding.js'
 
 function mismatch(what: string, expected: unknown, found: unknown): never {
   throw new S2FTError(
@@ -14,19 +16,50 @@ function mismatch(what: string, expected: unknown, found: unknown): never {
   )
 }
 
+/** The tensors of a parameter's values and, for slices and masks, of their indices. */
+function tensorNames(
+  module: string,
+  kind: NativeParameter['kind'],
+): { name: string; indices?: string } {
+  if (kind === 'rows' || kind === 'cols') {
+    return { name: deltaName(module), indices: indexName(module) }
+  }
+  if (kind === 'sparse') {
+    return { name: sparseDeltaName(module), indices: sparseIndexName(module) }
+  }
+  return { name: `${module}.${kind}` }
+}
+
+/**
+ * Masks for NativeTrainer.setMasks: a sparse adapter brings its own. Throws ADAPTER_MISMATCH or
+ * SHAPE_MISMATCH when it has others than the method's modules and share.
+ */
+export function initialMasks(
+  adapter: Adapter,
+  config: NativeModelConfig,
+  parameters: readonly NativeParameter[],
+): Int32Array[] {
+  const masks = new Map(toElements(adapter, config).map(({ module, places }) => [module, places]))
+  return parameters.map(({ module, shape }) => {
+    const places = masks.get(module)
+    if (!places) mismatch('masks', module, 'none')
+    if (places.length !== shape[0]) mismatch(`mask of ${module}`, shape[0], places.length)
+    return places
+  })
+}
+
 /** The tensor that holds a parameter's values. */
 function tensorFor(adapter: Adapter, parameter: NativeParameter): Tensor {
   const { module, kind } = parameter
-  const slice = kind === 'rows' || kind === 'cols'
-  const name = slice ? deltaName(module) : `${module}.${kind}`
+  const { name, indices } = tensorNames(module, kind)
   const tensor = adapter.tensors.get(name)
   if (!tensor) mismatch('tensors', name, 'none')
   expectShape(tensor, parameter.shape, `initialAdapter: ${name}`)
-  if (slice) {
-    const index = adapter.tensors.get(indexName(module))!.data
+  if (indices !== undefined) {
+    const index = adapter.tensors.get(indices)!.data
     const wanted = parameter.index!
     const at = wanted.findIndex((value, i) => index[i] !== value)
-    if (at >= 0) mismatch(`${indexName(module)}[${at}]`, wanted[at], index[at])
+    if (at >= 0) mismatch(`${indices}[${at}]`, wanted[at], index[at])
   }
   return tensor
 }

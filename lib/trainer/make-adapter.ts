@@ -2,9 +2,10 @@
 import { Adapter } from '../adapter/adapter.js'
 import { targetNames } from '../adapter/lora-format.js'
 import { deltaName, indexName } from '../adapter/s2ft-format.js'
+import { sparseDeltaName, sparseIndexName } from '../adapter/sparse-format.js'
 import type { S2ftSlice } from '../adapter/types.js'
 import { S2FTError } from '../errors.js'
-import { changesBase, type S2ftMethod } from '../method/types.js'
+import { changesBase, type S2ftMethod, type SparseMethod } from '../method/types.js'
 import type { NativeParameter, Tensor } from '../native/binding.js'
 import type { Session } from './session.js'
 
@@ -37,6 +38,32 @@ function s2ftAdapter(
   )
 }
 
+function sparseAdapter(
+  session: Session,
+  method: SparseMethod,
+  parameters: readonly NativeParameter[],
+  values: readonly Float32Array[],
+): Adapter {
+  const tensors = new Map<string, Tensor>()
+  const masks = parameters.map(({ module, index, shape }, i) => {
+    const data = index ?? new Int32Array()
+    tensors.set(sparseDeltaName(module), { dtype: 'F32', shape, data: values[i]! })
+    tensors.set(sparseIndexName(module), { dtype: 'I32', shape, data })
+    return { module, count: data.length }
+  })
+  return new Adapter(
+    {
+      type: 'sparse',
+      baseModel: session.model.directory,
+      baseFingerprint: session.baseFingerprint,
+      masks,
+      selection: { strategy: method.selection, share: method.share },
+      seed: method.seed,
+    },
+    tensors,
+  )
+}
+
 /** The adapter as it is now. Throws UNSUPPORTED for full() and lisa(), which change the model. */
 export async function makeAdapter(session: Session): Promise<Adapter> {
   const { method } = session.settings
@@ -51,6 +78,7 @@ export async function makeAdapter(session: Session): Promise<Adapter> {
     values: await trainer.values(),
   }))
   if (method.kind === 's2ft') return s2ftAdapter(session, method, parameters, values)
+  if (method.kind === 'sparse') return sparseAdapter(session, method, parameters, values)
   const tensors = new Map<string, Tensor>()
   for (const [i, { module, kind, shape }] of parameters.entries()) {
     tensors.set(`${module}.${kind}`, { dtype: 'F32', shape, data: values[i]! })

@@ -5,8 +5,8 @@ import { resolveMethod } from '../method/index.js'
 import { changesBase } from '../method/types.js'
 import type { Model } from '../model/model.js'
 import type { SourcedSample } from '../model/types.js'
-import type { NativeParameter, NativeStepResult, NativeTrainer } from '../native/binding.js'
-import { initialValues } from './initial-values.js'
+import type { NativeParameter, NativeStepResult, NativeTrainer, Sample } from '../native/binding.js'
+import { initialMasks, initialValues } from './initial-values.js'
 import type { TrainerSettings } from './options.js'
 
 export class Session {
@@ -15,6 +15,8 @@ export class Session {
   private disposing: Promise<void> | undefined
   private busy = 0
   private detached = false
+  /** The mask is chosen by the gradients of data that the trainer has not seen yet. */
+  maskPending = false
   /** Fingerprint of the base, taken before training changes it. */
   baseFingerprint = ''
 
@@ -72,14 +74,28 @@ export class Session {
     learningRate: number,
     step: number,
   ): Promise<NativeStepResult> {
-    const plain = microBatches.map((batch) =>
-      batch.map(({ tokens, labels }) => ({ tokens, labels })),
-    )
+    const plain = withoutSources(microBatches)
     try {
-      return await this.train((trainer) => trainer.step(plain, learningRate))
+      return await this.train(async (trainer) => {
+        await this.chooseMask(trainer, plain)
+        return trainer.step(plain, learningRate)
+      })
     } catch (error) {
       throw located(error, microBatches, step)
     }
+  }
+
+  /** Chooses a mask that the method leaves to gradients by these samples; nothing otherwise. */
+  async calibrate(microBatches: readonly (readonly SourcedSample[])[]): Promise<void> {
+    const plain = withoutSources(microBatches)
+    await this.train((trainer) => this.chooseMask(trainer, plain))
+  }
+
+  /** As calibrate(), for work that has the trainer already. */
+  async chooseMask(trainer: NativeTrainer, microBatches: Sample[][]): Promise<void> {
+    if (!this.maskPending) return
+    await trainer.calibrate(microBatches)
+    this.maskPending = false
   }
 
   /** Stops the step in flight at the next layer; it rejects with CANCELLED. */
@@ -134,8 +150,14 @@ export class Session {
         maxGradNorm: settings.maxGradNorm,
         recompute: settings.recompute,
       })
+      const sparse = settings.method.kind === 'sparse' ? settings.method.selection : ''
+      this.maskPending = (sparse === 'gradient' || sparse === 'fisher') && !adapter
       if (!adapter) return trainer
       try {
+        if (sparse !== '' && adapter.info.type === 'sparse') {
+          const masks = initialMasks(adapter, model.config.native, trainer.parameters())
+          await trainer.setMasks(masks)
+        }
         await trainer.setValues(initialValues(adapter, settings.method, trainer.parameters()))
         return trainer
       } catch (error) {
@@ -147,6 +169,10 @@ export class Session {
       throw error
     }
   }
+}
+
+function withoutSources(microBatches: readonly (readonly SourcedSample[])[]): Sample[][] {
+  return microBatches.map((batch) => batch.map(({ tokens, labels }) => ({ tokens, labels })))
 }
 
 /** Adds step and sample to the engine's NOT_FINITE, which knows places in the batch only. */

@@ -87,12 +87,13 @@ export class Trainer {
   /**
    * Gradients of the batch's mean loss, by module (`<module>.lora_A` and `.lora_B` for LoRA,
    * `.lora_magnitude_vector` beside them for DoRA).
-   * Slices: [s, in] or [out, s], ordered as the adapter's s2ft_index.
+   * Slices: [s, in] or [out, s], ordered as the adapter's s2ft_index; sparse: [n], as sparse_index.
    */
   async gradients(samples: readonly SampleInput[]): Promise<Map<string, Float32Array>> {
     const batch = checkBatch(samples, this.model.config.native.vocabSize)
     const plain = batch.map(({ tokens, labels }) => ({ tokens, labels }))
     return this.session.train(async (trainer) => {
+      await this.session.chooseMask(trainer, [plain])
       const names = trainer.parameters().map(parameterName)
       const { gradients } = await trainer.gradients(plain)
       return new Map(names.map((name, i) => [name, gradients[i]!]))

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Adapter, dora, lora, Model, s2ft, type Tensor, Trainer, toLora } from '../../lib/index.js'
 import { native } from '../../lib/native/load.js'
+import { changedAdapter, type TensorChanges } from '../support/adapters.js'
 import { temporaryDirectory } from '../support/directories.js'
 import { expectedTensor, goldenRoot, goldenRuns, relativeError } from '../support/golden.js'
 import { rejection } from '../support/rejection.js'
@@ -220,25 +221,8 @@ describe('LoRA', () => {
 })
 
 /** Loads an adapter after its config and tensors were changed. */
-async function changed(
-  config: object,
-  tensors: Record<string, Tensor | undefined>,
-  source?: string,
-): Promise<Adapter> {
-  const from = source ?? (await saved())
-  const folder = temporaryDirectory()
-  const read = JSON.parse(readFileSync(join(from, 'adapter_config.json'), 'utf8'))
-  writeFileSync(join(folder, 'adapter_config.json'), JSON.stringify({ ...read, ...config }))
-  const file = 'adapter_model.safetensors'
-  const found = (await native().readSafetensors(join(from, file))).tensors
-  const kept = Object.entries({ ...found, ...tensors }).filter(([, tensor]) => tensor)
-  await native().writeSafetensors(
-    join(folder, file),
-    Object.fromEntries(kept) as Record<string, Tensor>,
-    {},
-  )
-  return Adapter.load(folder)
-}
+const changed = async (config: object, tensors: TensorChanges, source?: string) =>
+  changedAdapter(source ?? (await saved()), config, tensors)
 
 describe('files from outside', () => {
   const module = 'model.layers.0.mlp.down_proj'

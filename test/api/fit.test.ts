@@ -10,6 +10,7 @@ import {
   Model,
   type SampleInput,
   s2ft,
+  sparse,
   type TrainEvent,
   Trainer,
   type TrainerOptions,
@@ -100,6 +101,7 @@ describe.each([
   ['s2ft', base.method],
   ['lora', lora({ r: 2, dropout: 0.2, seed: 5 })],
   ['dora', dora({ r: 2, dropout: 0.2, seed: 5 })],
+  ['sparse', sparse({ share: 0.1, selection: 'fisher', calibrationShare: 0.3 })],
   ['lisa', lisa({ layers: 1, interval: 2, seed: 5 })],
   ['full', full()],
 ])('%s: stop and resume', (name, method) => {

@@ -1,7 +1,7 @@
 // Methods and schedules: rounding, budgets, selections, names, and Hugging Face's numbers.
 import { describe, expect, test } from 'vitest'
 import { dora, lisa, lora, s2ft, sparse } from '../../lib/index.js'
-import { loraModules, resolveMethod } from '../../lib/method/index.js'
+import { resolveMethod, targetModules } from '../../lib/method/index.js'
 import { loraSize } from '../../lib/method/resolve.js'
 import { parseModelConfig } from '../../lib/model/config.js'
 import { unitSize } from '../../lib/model/modules.js'
@@ -100,9 +100,11 @@ describe('s2ft', () => {
 
 describe('lora', () => {
   test('names: all, short, long', () => {
-    expect(loraModules(config, 'all-linear')).toHaveLength(21)
-    expect(loraModules(config, ['q_proj', 'v'])).toHaveLength(6)
-    expect(loraModules(config, ['model.layers.2.mlp.up_proj'])).toHaveLength(1)
+    const named = (targets: 'all-linear' | string[]) =>
+      targetModules(config, lora({ targetModules: targets }))
+    expect(named('all-linear')).toHaveLength(21)
+    expect(named(['q_proj', 'v'])).toHaveLength(6)
+    expect(named(['model.layers.2.mlp.up_proj'])).toHaveLength(1)
   })
 
   test.each(['lm_head', 'model.layers.3.mlp.up_proj', 'model.layers.0.mlp.q_proj'])(
@@ -169,10 +171,23 @@ describe('lisa', () => {
   })
 })
 
-test.each([sparse])('%o says what there is', async (method) => {
-  const error = await rejection(() => method())
-  expect(error.code).toBe('UNSUPPORTED')
-  expect(error.message).toContain('s2ft, lora, dora, lisa and full')
+describe('sparse', () => {
+  test('random places of one in a hundred elements of all linear layers unless told otherwise', () => {
+    const resolved = resolveMethod(sparse(), config)
+    expect(resolved).toMatchObject({ kind: 'sparse', share: 0.01, selection: 'random', seed: 0 })
+    expect('modules' in resolved && resolved.modules).toHaveLength(21)
+  })
+
+  test.each<[RegExp, object]>([
+    [/share.*found 0/, { share: 0 }],
+    [/share.*found 1.5/, { share: 1.5 }],
+    [/selection.*found "largest"/, { selection: 'largest' }],
+    [/sparse targetModules.*found "lm_head"/, { targetModules: ['lm_head'] }],
+  ])('%s', async (message, options) => {
+    const error = await rejection(() => resolveMethod(sparse(options), config))
+    expect(error.code).toBe('INVALID_ARGUMENT')
+    expect(error.message).toMatch(message)
+  })
 })
 
 describe('schedules', () => {

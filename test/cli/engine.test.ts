@@ -65,6 +65,7 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
   test.each([
     ['lora', ['--lora-r', '4', '--lora-rslora', '--lora-rank-pattern', 'down_proj=2']],
     ['dora', ['--lora-r', '4', '--lora-dropout', '0.1', '--target-modules', 'q,v,down']],
+    ['sparse', ['--sparse-share', '0.1', '--sparse-selection', 'gradient', '--seed', '3']],
   ])('%s trains, lowers the loss, merges and generates', (method, options) => {
     const output = join(work, method)
     const events = jsonLines(s2ft(run(output, '--method', method, '--max-steps', '6', ...options)))

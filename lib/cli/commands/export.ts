@@ -19,7 +19,7 @@ export function exportCommand(): Command {
     (command) =>
       command
         .requiredOption('--model <dir>', 'base model: a Hugging Face directory')
-        .requiredOption('--adapter <dir>', 'S²FT or LoRA adapter')
+        .requiredOption('--adapter <dir>', 'S²FT, LoRA or DoRA adapter')
         .requiredOption('-o, --output <dir>', 'directory to write')
         .addOption(
           valued(

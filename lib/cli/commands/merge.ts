@@ -20,7 +20,10 @@ export function mergeCommand(): Command {
     (command) =>
       command
         .requiredOption('--model <dir>', 'base model: a Hugging Face directory')
-        .requiredOption('--adapter <dir>', "S²FT adapter, or LoRA adapter in PEFT's format")
+        .requiredOption(
+          '--adapter <dir>',
+          "S²FT or sparse adapter, or LoRA or DoRA in PEFT's format",
+        )
         .requiredOption('-o, --output <dir>', 'directory to write')
         .option('--max-shard-size <size>', 'largest weight file, e.g. 500MB', '5GB')
         .option('--force', 'fuse although the adapter was trained on another base', false)
