@@ -24,10 +24,12 @@ export {
   splitDataset,
 } from './data/index.js'
 export { type ErrorCode, S2FTError } from './errors.js'
-export { dora, full, lisa, lora, s2ft, sparse } from './method/index.js'
+export { dora, full, galore, lisa, lora, s2ft, sparse } from './method/index.js'
 export type {
   DoraMethod,
   FullMethod,
+  GaloreMethod,
+  GaloreOptions,
   LisaMethod,
   LisaOptions,
   LoraMethod,

@@ -234,10 +234,16 @@ MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
     m.lisa.layers = int(get_int(o, "layers"));
     m.lisa.interval = get_int(o, "interval");
     m.lisa.seed = uint64_t(get_int(o, "seed"));
+  } else if (kind == "galore") {
+    m.kind = MethodSpec::Kind::galore;
+    m.galore.r = get_int(o, "r");
+    m.galore.scale = float(get_number(o, "scale"));
+    m.galore.interval = get_int(o, "interval");
+    m.galore.seed = uint64_t(get_int(o, "seed"));
   } else if (kind == "full") {
     m.kind = MethodSpec::Kind::full;
   } else {
-    fail("method.kind", "s2ft, lora, dora, sparse, lisa or full");
+    fail("method.kind", "s2ft, lora, dora, sparse, lisa, galore or full");
   }
   return m;
 }

@@ -7,12 +7,14 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "adapter/fusion.h"
 #include "model/inference.h"
 #include "test/check.h"
 #include "test/tiny_model.h"
+#include "tune/singular.h"
 
 using namespace s2ft;
 using namespace s2ft::test;
@@ -91,6 +93,15 @@ MethodSpec lisa_method(int layers = 1, int64_t interval = 2) {
   MethodSpec m;
   m.kind = MethodSpec::Kind::lisa;
   m.lisa = {layers, interval, 4};
+  return m;
+}
+
+MethodSpec galore_method(int64_t r = 4, int64_t interval = 2) {
+  MethodSpec m;
+  m.kind = MethodSpec::Kind::galore;
+  m.galore.r = r;
+  m.galore.interval = interval;
+  m.galore.scale = 1;
   return m;
 }
 
@@ -406,6 +417,88 @@ TEST(masks_can_be_given) {
   CHECK(weight_bytes(*model) == base);
 }
 
+TEST(singular_vectors_are_found_from_either_side) {
+  auto model = tiny_model(tiny_config(), DType::f32);
+  Backend& backend = *model->backend;
+  // W = q, k, v: 66 x 20, and its halves; reference: |g^T u| = sigma and g g^T u ~ u.
+  for (bool left : {false, true}) {
+    const Mat g =
+        left ? model->layers[0].q.weight.row_range(0, 17) : model->layers[0].qkv;
+    const int64_t side = left ? g.rows : g.cols, r = 5;
+    Buffer storage = backend.allocate(size_t(side * r) * sizeof(float));
+    const Mat u = mat(storage.data(), DType::f32, side, r);
+    singular_vectors(backend, u, g, left, Rng(3));
+    auto at = [&](int64_t i, int64_t j) {
+      return double(left ? g.as<float>()[i * g.ld + j] : g.as<float>()[j * g.ld + i]);
+    };
+    const int64_t other = left ? g.cols : g.rows;
+    double above = HUGE_VAL;
+    for (int64_t c = 0; c < r; ++c) {
+      std::vector<double> image(static_cast<size_t>(other)),
+          back(static_cast<size_t>(side));
+      double squares = 0, length = 0;
+      for (int64_t j = 0; j < other; ++j) {
+        for (int64_t i = 0; i < side; ++i)
+          image[size_t(j)] += at(i, j) * u.as<float>()[i * r + c];
+        squares += image[size_t(j)] * image[size_t(j)];
+      }
+      for (int64_t i = 0; i < side; ++i) {
+        for (int64_t j = 0; j < other; ++j)
+          back[size_t(i)] += at(i, j) * image[size_t(j)];
+        length += std::pow(u.as<float>()[i * r + c], 2);
+      }
+      CHECK_NEAR(length, 1, 1e-5);
+      CHECK(squares <= above);
+      above = squares;
+      for (int64_t i = 0; i < side; ++i)
+        CHECK_NEAR(back[size_t(i)] / squares, u.as<float>()[i * r + c], 2e-3);
+    }
+  }
+}
+
+// With P from the same batch's gradient G, P^T G has orthogonal rows whose squared
+// lengths are G's first squared singular values, so together they are the best share of
+// |G|^2.
+TEST(galore_gradients_are_projections_of_the_whole) {
+  auto model = tiny_model(tiny_config(), DType::f32);
+  const TinyData data = tiny_data({9, 14, 5}, model->config.vocab_size);
+  std::map<std::string, double> whole;
+  {
+    Tuner full(tiny_model(tiny_config(), DType::f32), full_method(), OptimizerSpec(),
+               Recompute::selective);
+    full.gradients(data.samples());
+    for (const Parameter* p : full.parameters())
+      for (float x : full.gradient(*p)) whole[p->name] += double(x) * x;
+  }
+  for (int64_t r : {int64_t(4), int64_t(1000)}) {
+    Tuner tuner(model, galore_method(r), OptimizerSpec(), Recompute::selective);
+    tuner.gradients(data.samples());
+    for (const Parameter* p : tuner.parameters()) {
+      const std::vector<float> g = tuner.gradient(*p);
+      double squares = 0;
+      for (float x : g) squares += double(x) * x;
+      const double all = whole[p->name];
+      if (p->kind != "galore" || r == 1000) {
+        CHECK_NEAR(squares / all, 1, 1e-4);
+        continue;
+      }
+      CHECK(squares < all);
+      CHECK(squares > 0.3 * all);
+      const int64_t rows = p->weight.rows, cols = p->weight.cols;
+      const bool left = rows == 4;
+      for (int a = 0; a < 4; ++a) {
+        for (int b = 0; b < a; ++b) {
+          double dot = 0;
+          for (int64_t i = 0; i < (left ? cols : rows); ++i)
+            dot += left ? double(g[size_t(a * cols + i)]) * g[size_t(b * cols + i)]
+                        : double(g[size_t(i * cols + a)]) * g[size_t(i * cols + b)];
+          CHECK_NEAR(dot / squares, 0, 1e-4);
+        }
+      }
+    }
+  }
+}
+
 // Nudged factors leave the norms as they were, so the differences are those of the
 // gradient that takes the norms for constants.
 TEST(dora_gradients_match_differences) {
@@ -458,7 +551,7 @@ TEST(dora_starts_at_the_base_and_is_the_fused_weight) {
 TEST(recompute_policies_agree_bitwise) {
   for (const MethodSpec& method :
        {s2ft_method(), full_method(), lora_method(), lora_method(0.3f), dora_method(),
-        dora_method(0.3f), sparse_method()}) {
+        dora_method(0.3f), sparse_method(), galore_method()}) {
     std::vector<std::vector<float>> reference;
     for (Recompute r : {Recompute::none, Recompute::selective, Recompute::block}) {
       auto model = tiny_model(tiny_config(), DType::f32);
@@ -549,6 +642,8 @@ TEST(bad_selections_leave_the_model_alone) {
   refuse(m);
   refuse(sparse_method(SparseOptions::Selection::random, 0));
   refuse(sparse_method(SparseOptions::Selection::random, 1.5));
+  refuse(galore_method(0));
+  refuse(galore_method(4, 0));
   refuse(lisa_method(0));
   refuse(lisa_method(4));
   refuse(lisa_method(1, 0));
@@ -588,7 +683,7 @@ TEST(a_resumed_run_is_bitwise_the_same) {
     for (const MethodSpec& method :
          {s2ft_method(), lora_method(0.2f), dora_method(0.2f), lisa_method(1, 2),
           lisa_method(2, 3), sparse_method(SparseOptions::Selection::gradient),
-          full_method()}) {
+          galore_method(3, 2), galore_method(3, 4), full_method()}) {
       const std::string path = temporary("state.safetensors");
       const TinyData data = tiny_data({8, 9}, 37);
       auto run = [&](Tuner& t, int steps) {

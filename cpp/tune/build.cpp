@@ -95,15 +95,27 @@ void Tuner::train_layer(int index) {
   const std::string base = "model.layers." + std::to_string(index) + ".";
   train_weight(l.attention_norm, base + "input_layernorm", false);
   for (Linear* linear : l.linears) {
-    auto part = std::make_unique<AllPart>(*m.backend, *linear);
-    if (part->parameters.size() > 1) part->parameters[1]->decays = false;
-    adopt(*linear, std::move(part));
+    if (kind_ == MethodSpec::Kind::galore) {
+      adopt(*linear, std::make_unique<GalorePart>(*m.backend, *linear, galore_));
+    } else {
+      adopt(*linear, std::make_unique<AllPart>(*m.backend, *linear));
+    }
     if (linear == &l.v && m.config.qk_norm) {
       train_weight(l.q_norm, base + "self_attn.q_norm", false);
       train_weight(l.k_norm, base + "self_attn.k_norm", false);
     }
   }
   train_weight(l.mlp_norm, base + "post_attention_layernorm", false);
+}
+
+void Tuner::build_galore(const GaloreOptions& options) {
+  if (options.r < 1 || options.interval < 1)
+    throw Error("INVALID_ARGUMENT",
+                "[galore] expected r and interval of at least 1, found " +
+                    std::to_string(options.r) + " and " +
+                    std::to_string(options.interval));
+  galore_ = options;
+  build_full();
 }
 
 void Tuner::build_full() {

@@ -83,7 +83,7 @@ void ColsPart::backward(Backend& backend, Mat, Mat dy, Mat x) {
 
 AllPart::AllPart(Backend& backend, const Linear& linear) : in_(linear.weight.cols) {
   add(backend, linear, "", "all", linear.weight);
-  if (linear.bias) add(backend, linear, ".bias", "bias", linear.bias);
+  if (linear.bias) add(backend, linear, ".bias", "bias", linear.bias).decays = false;
 }
 
 void AllPart::backward(Backend& backend, Mat, Mat dy, Mat x) {

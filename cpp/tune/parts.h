@@ -24,6 +24,10 @@ uint64_t salted(uint64_t seed, const std::string& name);
 class TunedPart : public TrainablePart {
  public:
   std::vector<std::unique_ptr<Parameter>> parameters;
+  /// The optimizer has moved the parameters, with this learning rate and weight decay.
+  virtual void stepped(Backend& backend, double rate, double decay) {
+    (void)rate, (void)decay, refresh(backend);
+  }
   /// Gives the model's weight its base values back; refresh() undoes that.
   virtual void take_out(Backend& backend) { (void)backend; }
 

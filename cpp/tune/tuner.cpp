@@ -22,6 +22,7 @@ Tuner::Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
       build_lora(method);
     if (kind_ == MethodSpec::Kind::sparse) build_sparse(method);
     if (kind_ == MethodSpec::Kind::lisa) build_lisa(method.lisa);
+    if (kind_ == MethodSpec::Kind::galore) build_galore(method.galore);
     if (kind_ == MethodSpec::Kind::full) build_full();
     if (parameters_.empty())
       throw Error("INVALID_ARGUMENT", "[trainer] the method selects nothing to train");
@@ -132,11 +133,15 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained) {
     plan.optimizer += 2 * values;
     if (kind_ == MethodSpec::Kind::sparse) plan.trainable += 2 * values;  // base, places
   }
-  plan.trainable += calibration_bytes();
+  // In f32 and, for bf16 weights, once more in their type.
+  const size_t copies = sizeof(float) + (model_->dtype == DType::bf16 ? 2 : 0);
+  for (const Projected& p : projections())
+    plan.optimizer += size_t(p.projection.count()) * copies;
   plan.workspace = model_->backend->workspace_bytes(tokens, model_->config.vocab_size);
   const size_t ours = plan.weights + plan.trainable + plan.optimizer + arena_.bytes();
   const size_t resident = resident_bytes();
   plan.process = resident - std::min(resident, ours);
+  plan.trainable += calibration_bytes();  // not held yet
   return plan;
 }
 
@@ -195,6 +200,8 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
   require_mask();
   attach();
   if (kind_ == MethodSpec::Kind::lisa) enter_period(step_ / lisa_.interval);
+  if (kind_ == MethodSpec::Kind::galore && step_ % galore_.interval == 0)
+    for (Hook& hook : hooks_) static_cast<GalorePart&>(*hook.part).renew(step_);
   StepResult result;
   result.loss = forward_backward(micro_batches, result.tokens, stop);
   double squares = 0;
@@ -224,7 +231,8 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
     update.step = step_ - p->born;
     model_->backend->adamw(update);
   }
-  refresh_parts();
+  for (Hook& hook : hooks_)
+    hook.part->stepped(*model_->backend, learning_rate, optimizer_.weight_decay);
   model_->backend->synchronize();
   return result;
 }

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "model/transformer.h"
+#include "tune/galore_part.h"
 #include "tune/lisa.h"
 #include "tune/parts.h"
 #include "tune/selection.h"
@@ -23,12 +24,13 @@ struct LoraModule {
 };
 
 struct MethodSpec {
-  enum class Kind { s2ft, lora, dora, sparse, lisa, full } kind = Kind::s2ft;
+  enum class Kind { s2ft, lora, dora, sparse, lisa, galore, full } kind = Kind::s2ft;
   std::vector<LayerSelection> selection;  // s2ft, one a layer
   std::vector<LoraModule> lora;           // lora, dora
   SparseOptions sparse;
   std::vector<std::string> modules;  // sparse
   LisaOptions lisa;
+  GaloreOptions galore;
 };
 
 struct OptimizerSpec {
@@ -96,14 +98,15 @@ class Tuner {
   std::map<std::string, std::string> load_state(const std::string& path);
 
   /// Takes the tuned weights out: base weights in base order, parts unhooked. Full
-  /// fine-tuning and LISA have no base to return to and leave their weights in.
+  /// fine-tuning, LISA and GaLore have no base to return to and leave their weights in.
   void detach();
   /// Puts them in again. Throws BUSY when another tuner is attached.
   void attach();
   bool attached() const { return attached_; }
-  /// Full fine-tuning and LISA train the base itself.
+  /// Full fine-tuning, LISA and GaLore train the base itself.
   bool changes_base() const {
-    return kind_ == MethodSpec::Kind::full || kind_ == MethodSpec::Kind::lisa;
+    return kind_ == MethodSpec::Kind::full || kind_ == MethodSpec::Kind::lisa ||
+           kind_ == MethodSpec::Kind::galore;
   }
 
   /// Ends the step in flight; cleared when the next one begins. (`stop` arguments are
@@ -114,6 +117,8 @@ class Tuner {
   void build_s2ft(const MethodSpec& method);
   void build_lora(const MethodSpec& method);
   void build_full();
+  /// As build_full, with the linear layers' gradients projected.
+  void build_galore(const GaloreOptions& options);
   void build_sparse(const MethodSpec& method);
   SparsePart& sparse_part(size_t parameter);
   void score_samples(const std::vector<std::vector<Sample>>& micro_batches,
@@ -152,6 +157,12 @@ class Tuner {
   Recompute recompute_;
   MethodSpec::Kind kind_;
   std::vector<CoPermutation> permutations_;
+  /// GaLore: what a linear layer's state holds beside its moments.
+  struct Projected {
+    std::string name;
+    Mat projection, weight;
+  };
+  std::vector<Projected> projections();
   struct Hook {
     Linear* linear;
     std::unique_ptr<TunedPart> part;
@@ -167,6 +178,7 @@ class Tuner {
   std::vector<Buffer> bases_;  // S2FT: the slices as they were, contiguous, model dtype
   SparseOptions sparse_;
   bool mask_pending_ = false;
+  GaloreOptions galore_;
   LisaOptions lisa_;
   int64_t period_ = -1;
   std::vector<int> live_layers_;

@@ -37,6 +37,15 @@ Mat master_of(const Parameter& p) {
 
 }  // namespace
 
+std::vector<Tuner::Projected> Tuner::projections() {
+  std::vector<Projected> out;
+  if (kind_ != MethodSpec::Kind::galore) return out;
+  for (Hook& hook : hooks_)
+    out.push_back({hook.linear->name, static_cast<GalorePart&>(*hook.part).projection(),
+                   hook.linear->weight});
+  return out;
+}
+
 std::vector<float> Tuner::values(const Parameter& parameter) {
   Backend& backend = *model_->backend;
   const bool sparse = kind_ == MethodSpec::Kind::sparse;
@@ -129,6 +138,10 @@ void Tuner::save_state(const std::string& path,
     }
   }
   for (const TensorPlace* t : resting_weights()) add(t->name + ".value", t->value);
+  for (const auto& [name, projection, weight] : projections()) {
+    add(name + ".projection", projection);
+    add(name + ".value", weight);
+  }
   metadata["step"] = std::to_string(step_);
   write_safetensors(path, tensors, metadata);
 }
@@ -170,6 +183,10 @@ std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
     find(p->name + ".second", p->second);
   }
   for (const TensorPlace* t : resting_weights()) find(t->name + ".value", t->value);
+  for (const auto& [name, projection, weight] : projections()) {
+    find(name + ".projection", projection);
+    find(name + ".value", weight);
+  }
   std::vector<std::vector<int32_t>> masks;
   if (kind_ == MethodSpec::Kind::sparse) {
     for (const Parameter* p : parameters_) {
@@ -197,6 +214,13 @@ std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
     load(p->name + ".second", p->second);
   }
   for (const TensorPlace* t : resting_weights()) load(t->name + ".value", t->value);
+  for (const auto& [name, projection, weight] : projections()) {
+    load(name + ".projection", projection);
+    load(name + ".value", weight);
+  }
+  if (kind_ == MethodSpec::Kind::galore)
+    for (Hook& hook : hooks_)
+      static_cast<GalorePart&>(*hook.part).projection_loaded(*model_->backend);
   refresh_parts();
   step_ = steps;
   return metadata;

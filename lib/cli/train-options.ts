@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import type { TemplateName } from '../data/index.js'
 import { S2FTError } from '../errors.js'
-import { dora, full, lisa, lora, s2ft, sparse } from '../method/index.js'
+import { dora, full, galore, lisa, lora, s2ft, sparse } from '../method/index.js'
 import type { Method, SparseMethod } from '../method/types.js'
 import type { ModuleKind, Recompute } from '../native/binding.js'
 import type { SchedulerName, TrainerOptions } from '../trainer/types.js'
@@ -41,6 +41,9 @@ export interface TrainSettings {
   sparseShare?: number
   sparseSelection?: SparseMethod['selection']
   sparseCalibrationShare?: number
+  galoreR?: number
+  galoreUpdateInterval?: number
+  galoreScale?: number
   lisaLayers?: number
   lisaInterval?: number
   quantize?: string
@@ -110,6 +113,9 @@ const methodSettings: Partial<Record<keyof TrainSettings, MethodName[]>> = {
   sparseShare: ['sparse'],
   sparseSelection: ['sparse'],
   sparseCalibrationShare: ['sparse'],
+  galoreR: ['galore'],
+  galoreUpdateInterval: ['galore'],
+  galoreScale: ['galore'],
   lisaLayers: ['lisa'],
   lisaInterval: ['lisa'],
 }
@@ -154,6 +160,16 @@ export function methodOf(settings: TrainSettings): Method {
   if (method === 's2ft') {
     if (budgetLoraRank !== undefined) return s2ft({ budget: { loraRank: budgetLoraRank }, seed })
     return s2ft({ ...(ratios && { ratios }), seed })
+  }
+  if (method === 'galore') {
+    return galore(
+      given({
+        r: settings.galoreR,
+        updateInterval: settings.galoreUpdateInterval,
+        scale: settings.galoreScale,
+        seed,
+      }),
+    )
   }
   if (method === 'sparse') {
     return sparse(

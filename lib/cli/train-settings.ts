@@ -20,8 +20,16 @@ export interface Setting {
   optionalValue?: boolean
 }
 
-export const implementedMethods = ['s2ft', 'lora', 'dora', 'sparse', 'lisa', 'full'] as const
-export const plannedMethods = ['galore', 'loreft'] as const
+export const implementedMethods = [
+  's2ft',
+  'lora',
+  'dora',
+  'sparse',
+  'lisa',
+  'galore',
+  'full',
+] as const
+export const plannedMethods = ['loreft'] as const
 
 const text = (value: string) => value
 const count = integer({ min: 1 })
@@ -39,7 +47,8 @@ const inputOutput: Omit<Setting, 'group'>[] = [
     key: 'output',
     short: 'o',
     value: 'dir',
-    description: 'where the adapter (full, lisa: the model), metrics.jsonl and checkpoints go',
+    description:
+      'where the adapter (full, lisa, galore: the model), metrics.jsonl and checkpoints go',
     read: text,
   },
   {
@@ -152,6 +161,27 @@ const method: Omit<Setting, 'group'>[] = [
     description: 'sparse, by gradient or fisher: share of the data that decides',
     fallback: 0.01,
     read: number({ above: 0, max: 1 }),
+  },
+  {
+    key: 'galoreR',
+    value: 'r',
+    description: 'galore: dimensions of the projection',
+    fallback: 128,
+    read: count,
+  },
+  {
+    key: 'galoreUpdateInterval',
+    value: 'steps',
+    description: 'galore: steps between new projections',
+    fallback: 200,
+    read: count,
+  },
+  {
+    key: 'galoreScale',
+    value: 's',
+    description: 'galore: factor of the update',
+    fallback: 0.25,
+    read: number({ above: 0 }),
   },
   {
     key: 'lisaLayers',

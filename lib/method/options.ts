@@ -6,6 +6,8 @@ import { validate } from '../model/validate.js'
 import type {
   DoraMethod,
   FullMethod,
+  GaloreMethod,
+  GaloreOptions,
   LisaMethod,
   LisaOptions,
   LoraMethod,
@@ -73,6 +75,12 @@ const sparseSchema = z.strictObject({
   selection: z.enum(['random', 'weight', 'gradient', 'fisher']).default('random'),
   targetModules,
   calibrationShare: z.number().positive().max(1).default(0.01),
+  seed,
+})
+const galoreSchema = z.strictObject({
+  r: z.number().int().positive().default(128),
+  updateInterval: z.number().int().positive().default(200),
+  scale: z.number().positive().default(0.25),
   seed,
 })
 const lisaSchema = z.strictObject({
@@ -159,6 +167,17 @@ export function sparse(options: SparseOptions = {}): SparseMethod {
  */
 export function lisa(options: LisaOptions = {}): LisaMethod {
   return { kind: 'lisa', ...validate(lisaSchema, options, 'lisa options') }
+}
+
+/**
+ * Gradient low-rank projection: every weight trains, and Adam sees the linear layers' gradients in
+ * the basis of the first `r` singular vectors of a gradient, taken anew every `updateInterval` steps
+ * from the step's first micro-batch; moments stay across. The rest trains as with full(). Gradient
+ * norms count the projected gradients. Linear weights have no f32 master: bf16 ones are rounded after
+ * every step. Changes the base, as full() does. Throws INVALID_ARGUMENT naming the option.
+ */
+export function galore(options: GaloreOptions = {}): GaloreMethod {
+  return { kind: 'galore', ...validate(galoreSchema, options, 'galore options') }
 }
 
 /** Trains every weight. */

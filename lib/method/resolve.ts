@@ -175,6 +175,10 @@ export function resolveMethod(method: Method, config: NativeModelConfig): Native
     }
     return { ...method }
   }
+  if (method.kind === 'galore') {
+    const { kind, seed, r, scale, updateInterval: interval } = method
+    return { kind, seed, r, scale, interval }
+  }
   if (method.kind === 'sparse') {
     const { kind, seed, share, selection } = method
     return { kind, seed, share, selection, modules: targetModules(config, method) }

@@ -63,6 +63,17 @@ export interface SparseOptions {
   seed?: number
 }
 
+export interface GaloreOptions {
+  /** Dimensions of the projection, at most a weight's smaller side; default 128. */
+  r?: number
+  /** Steps between new projections; default 200. */
+  updateInterval?: number
+  /** Of the update, projected back; default 0.25. */
+  scale?: number
+  /** Where the iteration for singular vectors starts; default 0. */
+  seed?: number
+}
+
 export interface LisaOptions {
   /** Layers that train at a time; default 2. */
   layers?: number
@@ -109,13 +120,27 @@ export interface LisaMethod {
   readonly interval: number
   readonly seed: number
 }
+export interface GaloreMethod {
+  readonly kind: 'galore'
+  readonly r: number
+  readonly updateInterval: number
+  readonly scale: number
+  readonly seed: number
+}
 export interface FullMethod {
   readonly kind: 'full'
 }
-/** Made by s2ft(), lora(), dora(), sparse(), lisa() and full(). */
-export type Method = S2ftMethod | LoraMethod | DoraMethod | SparseMethod | LisaMethod | FullMethod
+/** Made by s2ft(), lora(), dora(), sparse(), lisa(), galore() and full(). */
+export type Method =
+  | S2ftMethod
+  | LoraMethod
+  | DoraMethod
+  | SparseMethod
+  | LisaMethod
+  | GaloreMethod
+  | FullMethod
 
 /** True for methods that train the base itself: their result is a model, not an adapter. */
-export function changesBase(method: Method): method is FullMethod | LisaMethod {
-  return method.kind === 'full' || method.kind === 'lisa'
+export function changesBase(method: Method): method is FullMethod | LisaMethod | GaloreMethod {
+  return method.kind === 'full' || method.kind === 'lisa' || method.kind === 'galore'
 }

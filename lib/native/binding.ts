@@ -121,6 +121,7 @@ export type NativeMethod =
       selection: 'random' | 'weight' | 'gradient' | 'fisher'
       modules: string[]
     }
+  | { kind: 'galore'; seed: number; r: number; scale: number; interval: number }
   | { kind: 'lisa'; seed: number; layers: number; interval: number }
   | { kind: 'full' }
 
@@ -139,7 +140,16 @@ export interface NativeTrainerSpec {
 export interface NativeParameter {
   name: string
   module: string
-  kind: 'rows' | 'cols' | 'all' | 'bias' | 'lora_A' | 'lora_B' | 'lora_magnitude_vector' | 'sparse'
+  kind:
+    | 'rows'
+    | 'cols'
+    | 'all'
+    | 'bias'
+    | 'lora_A'
+    | 'lora_B'
+    | 'lora_magnitude_vector'
+    | 'sparse'
+    | 'galore'
   shape: number[]
   /**
    * Original row or column indices of a slice, in the order of the gradient; a mask's places, row *
@@ -203,7 +213,7 @@ export interface NativeTrainer {
   detach(): Promise<void>
   /** Stops the step in flight at the next layer boundary. */
   cancel(): void
-  /** Restores base weights and order; full and lisa keep the tuned weights. */
+  /** Restores base weights and order; full, lisa and galore keep the tuned weights. */
   dispose(): Promise<void>
 }
 

@@ -1,6 +1,6 @@
 // A whole training run, as a stream of events.
 import { S2FTError } from '../errors.js'
-import type { NativeMemoryPlan } from '../native/binding.js'
+import type { NativeMemoryPlan, NativeParameter } from '../native/binding.js'
 import { RunBatches } from './batches.js'
 import { adapterFingerprint, dataFingerprint, prepareData } from './data.js'
 import { availableMemory } from './memory.js'
@@ -20,6 +20,13 @@ import type { FitOptions, PlanEvent, TrainEvent, TrainingData } from './types.js
 
 function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(2)} GB`
+}
+
+function countOf(parameters: readonly NativeParameter[]): number {
+  return parameters.reduce(
+    (sum, { shape }) => sum + shape.reduce((product, length) => product * length, 1),
+    0,
+  )
 }
 
 /** Throws OUT_OF_MEMORY with the plan's parts when the peak does not fit. */
@@ -133,10 +140,8 @@ export async function* fitRun(
     type: 'plan',
     ...plan,
     available,
-    trainableParameters: parameters.reduce(
-      (sum, { shape }) => sum + shape.reduce((product, length) => product * length, 1),
-      0,
-    ),
+    // GaLore trains all weights; its parameters are their projections.
+    trainableParameters: settings.method.kind === 'galore' ? model.parameters : countOf(parameters),
     totalSteps,
     stepsPerEpoch: batches.stepsPerEpoch,
     samples: samples.length,

@@ -64,7 +64,7 @@ function sparseAdapter(
   )
 }
 
-/** The adapter as it is now. Throws UNSUPPORTED for full() and lisa(), which change the model. */
+/** The adapter as it is now. Throws UNSUPPORTED for full(), lisa() and galore(), which change the model. */
 export async function makeAdapter(session: Session): Promise<Adapter> {
   const { method } = session.settings
   if (changesBase(method)) {

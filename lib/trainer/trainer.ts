@@ -88,6 +88,7 @@ export class Trainer {
    * Gradients of the batch's mean loss, by module (`<module>.lora_A` and `.lora_B` for LoRA,
    * `.lora_magnitude_vector` beside them for DoRA).
    * Slices: [s, in] or [out, s], ordered as the adapter's s2ft_index; sparse: [n], as sparse_index.
+   * GaLore: the projected gradients of linear layers.
    */
   async gradients(samples: readonly SampleInput[]): Promise<Map<string, Float32Array>> {
     const batch = checkBatch(samples, this.model.config.native.vocabSize)
@@ -105,7 +106,7 @@ export class Trainer {
     return this.session.run((trainer) => trainer.plan(tokens, trained))
   }
 
-  /** What was trained so far. Throws UNSUPPORTED for full() and lisa(). */
+  /** What was trained so far. Throws UNSUPPORTED for full(), lisa() and galore(). */
   adapter(): Promise<Adapter> {
     return makeAdapter(this.session)
   }
@@ -154,7 +155,7 @@ export class Trainer {
     this.session.cancel()
   }
 
-  /** Waits for work in flight, then gives the model its base weights back; full and lisa do not. */
+  /** Waits for work in flight, then gives the model its base weights back; full, lisa and galore do not. */
   dispose(): Promise<void> {
     return this.session.dispose()
   }

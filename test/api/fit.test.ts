@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
   dora,
   full,
+  galore,
   lisa,
   lora,
   Model,
@@ -103,13 +104,14 @@ describe.each([
   ['dora', dora({ r: 2, dropout: 0.2, seed: 5 })],
   ['sparse', sparse({ share: 0.1, selection: 'fisher', calibrationShare: 0.3 })],
   ['lisa', lisa({ layers: 1, interval: 2, seed: 5 })],
+  ['galore', galore({ r: 4, updateInterval: 3 })],
   ['full', full()],
 ])('%s: stop and resume', (name, method) => {
   test('gives the same result, byte for byte, as a run without a stop', async () => {
-    const adapter = name !== 'full' && name !== 'lisa'
+    const adapter = !['full', 'lisa', 'galore'].includes(name)
     const weights = adapter ? 'adapter_model.safetensors' : 'model.safetensors'
     const run = async (options: Partial<TrainerOptions>, how = {}) => {
-      // Full fine-tuning and LISA leave their weights in the model: every run starts from the files.
+      // Full fine-tuning, LISA and GaLore leave their weights in the model: every run starts from the files.
       const fresh = await Model.load(directory, { device: 'cpu', dtype: 'f32', threads: 1 })
       const kept = model
       model = fresh
@@ -263,7 +265,7 @@ describe('refusals', () => {
     ['lrScheduler', { lrScheduler: 'step' }],
     ['evalSteps', { evalSteps: 2 }],
     ['saveSteps', { saveSteps: 2 }],
-    ['method', { method: { kind: 'galore' } }],
+    ['method', { method: { kind: 'loreft' } }],
     ['"learning_rate"', { learning_rate: 1 }],
   ])('option %s', async (name, change) => {
     const error = await rejection(() => new Trainer(model, { ...base, ...change }))

@@ -1,6 +1,6 @@
 // Methods and schedules: rounding, budgets, selections, names, and Hugging Face's numbers.
 import { describe, expect, test } from 'vitest'
-import { dora, lisa, lora, s2ft, sparse } from '../../lib/index.js'
+import { dora, galore, lisa, lora, s2ft, sparse } from '../../lib/index.js'
 import { resolveMethod, targetModules } from '../../lib/method/index.js'
 import { loraSize } from '../../lib/method/resolve.js'
 import { parseModelConfig } from '../../lib/model/config.js'
@@ -145,6 +145,23 @@ describe.each([lora, dora])('%o', (method) => {
     const error = await rejection(() =>
       resolveMethod(method({ targetModules: ['q'], ...options }), config),
     )
+    expect(error.code).toBe('INVALID_ARGUMENT')
+    expect(error.message).toMatch(message)
+  })
+})
+
+describe('galore', () => {
+  test('has the published defaults', () => {
+    const expected = { kind: 'galore', r: 128, interval: 200, scale: 0.25, seed: 0 }
+    expect(resolveMethod(galore(), config)).toEqual(expected)
+  })
+
+  test.each<[RegExp, object]>([
+    [/r: .*found 0/, { r: 0 }],
+    [/updateInterval.*found 0/, { updateInterval: 0 }],
+    [/scale.*found -1/, { scale: -1 }],
+  ])('%s', async (message, options) => {
+    const error = await rejection(() => galore(options))
     expect(error.code).toBe('INVALID_ARGUMENT')
     expect(error.message).toMatch(message)
   })

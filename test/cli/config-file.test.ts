@@ -75,9 +75,9 @@ describe('with the command line', () => {
   })
 
   test('flags win over the file, and required settings may come from it', () => {
-    const path = config('model: m\ndata: d\noutput: o\nmethod: galore\n')
-    expectError(s2ft(['train', '-c', path]), 'UNSUPPORTED', /--method galore/)
-    expectError(s2ft(['train', '-c', path, '--method', 'loreft']), 'UNSUPPORTED', /--method loreft/)
+    const path = config('model: m\ndata: d\noutput: o\nmethod: loreft\n')
+    expectError(s2ft(['train', '-c', path]), 'UNSUPPORTED', /--method loreft/)
+    expectError(s2ft(['train', '-c', path, '--quantize', 'nf4']), 'UNSUPPORTED', /--quantize nf4/)
   })
 
   test('a missing file is an IO error', () => {

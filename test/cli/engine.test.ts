@@ -85,13 +85,17 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
     expect(jsonLines(generated).at(-1)).toMatchObject({ type: 'result' })
   })
 
-  test('lisa ends with a model directory that has a lower loss', () => {
-    const output = join(work, 'lisa')
-    const options = ['--lisa-layers', '1', '--lisa-interval', '2', '--max-steps', '6']
-    const events = jsonLines(s2ft(run(output, '--method', 'lisa', ...options)))
+  test.each([
+    ['lisa', ['--lisa-layers', '1', '--lisa-interval', '2']],
+    ['galore', ['--galore-r', '8', '--galore-update-interval', '4', '--galore-scale', '1']],
+  ])('%s ends with a model directory that has a lower loss', (method, options) => {
+    const output = join(work, method)
+    const args = ['--method', method, '--max-steps', '6', ...options]
+    const events = jsonLines(s2ft(run(output, ...args)))
     const plan = events.find(({ type }) => type === 'plan')!
-    expect(plan.trainableShare).toBeLessThan(1)
     expect(plan.trainableShare).toBeGreaterThan(0)
+    if (method === 'lisa') expect(plan.trainableShare).toBeLessThan(1)
+    else expect(plan.trainableShare).toBe(1)
     const evaluate = (from: string) =>
       jsonLines(s2ft(['eval', '--data', data, '--json', '--model', from])).at(-1)!.loss as number
     expect(evaluate(output)).toBeLessThan(evaluate(model) - 0.1)

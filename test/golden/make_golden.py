@@ -51,6 +51,8 @@ def run(name, method, **options):
     record = dict(name=name, method=method, options=settings)
     if select is not None:
         record["select"] = select
+    if method == "galore":
+        record["galore"] = dict(r=4, updateInterval=4, scale=0.5)
     if method in ("lora", "dora"):
         record["lora"] = dict(r=4, alpha=8, dropout=0, targetModules=[m.split(".")[1] for m in MODULES.values()]) | lora
         record["init"] = "lora-init" if method == "lora" and not lora else f"{name}-init"
@@ -71,6 +73,7 @@ CASES = [
                    lora=dict(rslora=True, rankPattern={"down_proj": 2, "layers.1.self_attn.q_proj": 6},
                              alphaPattern={"layers.0.mlp.up_proj": 3})),
                run("dora", "dora"),
+               run("galore", "galore"),
                run("full", "full")]),
     dict(name="llama-tied", family="Llama", about="tied head, 9 query heads over 3 key/value heads, head size 6",
          config=dict(vocab_size=67, hidden_size=54, intermediate_size=49, num_hidden_layers=3, num_attention_heads=9,
@@ -85,6 +88,7 @@ CASES = [
     dict(name="llama-biases", family="Llama", about="attention_bias and mlp_bias",
          config=MEDIUM | dict(hidden_size=24, intermediate_size=41, attention_bias=True, mlp_bias=True),
          runs=[run("s2ft", "s2ft", gradientAccumulationSteps=2, select=ALL_DIFFERENT | dict(down=[[40, 11], [0, 7, 31]])),
+               run("galore", "galore"),
                run("dora", "dora", lora=dict(r=2, alpha=6, targetModules=["q_proj", "o_proj", "up_proj", "down_proj"]))]),
     dict(name="llama-linear-rope", family="Llama", about="linear rope scaling, written in the old style with `type`",
          config=SMALL | dict(rope_parameters=dict(rope_type="linear", rope_theta=500.0, factor=2.5)),
@@ -226,7 +230,7 @@ def schedule(options):
         kind, optimizer, num_warmup_steps=warmup, num_training_steps=total)
 
 
-def train(record, batches, groups, batch_loss_sum):
+def train(record, batches, groups, batch_loss_sum, before_step=lambda step: None, after_step=lambda rate: None):
     """Ten AdamW steps. `groups` are optimizer groups; returns per step the loss, the gradient norm before clipping, the rate."""
     options = record["options"]
     optimizer = torch.optim.AdamW(groups, lr=options["learningRate"], weight_decay=options["weightDecay"],
@@ -234,7 +238,7 @@ def train(record, batches, groups, batch_loss_sum):
     scheduler = schedule(options)(optimizer)
     parameters = [p for group in groups for p in group["params"]]
     curves = dict(losses=[], gradNorms=[], learningRates=[])
-    for step in record["steps"]:
+    for number, step in enumerate(record["steps"]):
         count = sum(trained_tokens(batches[index]) for index in step)
         optimizer.zero_grad()
         loss = 0.0
@@ -242,10 +246,12 @@ def train(record, batches, groups, batch_loss_sum):
             part = batch_loss_sum(batches[index]) / count
             part.backward()
             loss += part.item()
+        before_step(number)
         curves["losses"].append(loss)
         curves["gradNorms"].append(torch.nn.utils.clip_grad_norm_(parameters, options["maxGradNorm"]).item())
         curves["learningRates"].append(scheduler.get_last_lr()[0])
         optimizer.step()
+        after_step(curves["learningRates"][-1])
         scheduler.step()
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in curves.items()}
 
@@ -287,6 +293,46 @@ def run_full(model, record, batches):
     groups = [dict(params=[p for p in params if p.ndim > 1]),
               dict(params=[p for p in params if p.ndim == 1], weight_decay=0.0)]
     curves = train(record, batches, groups, lambda batch: loss_sum(model, batch))
+    final = {f"{key_of(name)}.delta": (p - base[name]).detach() for name, p in model.named_parameters()}
+    return curves | final
+
+
+def run_galore(model, record, batches):
+    """As run_full, but Adam sees the linear layers' gradients in the basis of their first singular vectors."""
+    base = {name: p.detach().clone() for name, p in model.named_parameters()}
+    galore, decay = record["galore"], record["options"]["weightDecay"]
+    linears = {name: p for name, p in model.named_parameters() if "_proj.weight" in name}
+    updates = {}
+    for name, weight in linears.items():
+        out, inputs = weight.shape
+        shape = (galore["r"], inputs) if out < inputs else (out, galore["r"])
+        updates[name] = torch.zeros(shape, dtype=weight.dtype, requires_grad=True)
+    bases = {}
+
+    def project(step):
+        for name, weight in linears.items():
+            left = weight.shape[0] < weight.shape[1]
+            if step % galore["updateInterval"] == 0:
+                u, _, vh = torch.linalg.svd(weight.grad, full_matrices=False)
+                found = u[:, :galore["r"]] if left else vh[:galore["r"]].T
+                # Moments outlive a basis, so its signs matter: the largest component is positive.
+                largest = found.gather(0, found.abs().argmax(0, keepdim=True))
+                bases[name] = found * largest.sign()
+            updates[name].grad = bases[name].T @ weight.grad if left else weight.grad @ bases[name]
+            weight.grad = None
+
+    def move(rate):
+        with torch.no_grad():
+            for name, weight in linears.items():
+                left = weight.shape[0] < weight.shape[1]
+                step = bases[name] @ updates[name] if left else updates[name] @ bases[name].T
+                weight.mul_(1 - rate * decay).add_(step, alpha=galore["scale"])
+                updates[name].zero_()
+
+    rest = [p for name, p in model.named_parameters() if name not in linears]
+    groups = [dict(params=[p for p in rest if p.ndim > 1]),
+              dict(params=[p for p in rest if p.ndim == 1] + list(updates.values()), weight_decay=0.0)]
+    curves = train(record, batches, groups, lambda batch: loss_sum(model, batch), project, move)
     final = {f"{key_of(name)}.delta": (p - base[name]).detach() for name, p in model.named_parameters()}
     return curves | final
 
@@ -385,6 +431,8 @@ def evaluate(directory, case, inputs, dtype, seed):
         model = load(directory, dtype)
         if record["method"] == "s2ft":
             final = run_s2ft(model, record, inputs["batches"])
+        elif record["method"] == "galore":
+            final = run_galore(model, record, inputs["batches"])
         elif record["method"] == "full":
             final = run_full(model, record, inputs["batches"])
         else:

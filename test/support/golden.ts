@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { LoraOptions } from '../../lib/index.js'
+import type { GaloreOptions, LoraOptions } from '../../lib/index.js'
 import { type RawTensor, readSafetensors, valuesOf } from './safetensors.js'
 
 export const goldenRoot = fileURLToPath(new URL('../golden/', import.meta.url))
@@ -17,9 +17,10 @@ export interface Sample {
 /** A training run of a golden case; `steps` lists the batches that each step accumulates. */
 export interface GoldenRun {
   name: string
-  method: 's2ft' | 'lora' | 'dora' | 'full'
+  method: 's2ft' | 'lora' | 'dora' | 'galore' | 'full'
   select?: Partial<Record<Module, number[][]>>
   lora?: LoraOptions & { r: number; alpha: number; targetModules: string[] }
+  galore?: GaloreOptions
   /** The adapter that a lora or dora run starts from. */
   init?: string
   options: {

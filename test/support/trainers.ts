@@ -1,14 +1,16 @@
 // Trainers set up as a golden run says, and what they hand out.
 import { join } from 'node:path'
-import { Adapter, dora, full, lora, type Model, s2ft, Trainer } from '../../lib/index.js'
+import { Adapter, dora, full, galore, lora, type Model, s2ft, Trainer } from '../../lib/index.js'
 import { expectedTensor, type GoldenCase, type GoldenRun, relativeError } from './golden.js'
 
 export function s2ftTrainer(model: Model, run: GoldenRun): Trainer {
   return new Trainer(model, { method: s2ft({ select: run.select!, seed: 0 }), ...run.options })
 }
 
+/** Full fine-tuning or GaLore. */
 export function fullTrainer(model: Model, run: GoldenRun): Trainer {
-  return new Trainer(model, { method: full(), ...run.options })
+  const method = run.method === 'galore' ? galore(run.galore) : full()
+  return new Trainer(model, { method, ...run.options })
 }
 
 /** LoRA or DoRA, started from the run's adapter, where B is not zero. */

@@ -16,7 +16,7 @@ const INTERRUPTED = 130
 export function trainCommand(): Command {
   return makeCommand<object>(
     'train',
-    'Fine-tunes a model and saves an adapter (full, lisa: a model directory). ' +
+    'Fine-tunes a model and saves an adapter (full, lisa, galore: a model directory). ' +
       'Ctrl-C finishes the step, writes a checkpoint and says how to resume; again, it ends at once.',
     (command) => {
       command.option('-c, --config <file>', 'YAML file with any of these settings; flags win')
