@@ -8,14 +8,9 @@ import type { Method, SparseMethod } from '../method/types.js'
 import type { ModuleKind, Recompute } from '../native/binding.js'
 import type { SchedulerName, TrainerOptions } from '../trainer/types.js'
 import { readConfigFile } from './config-file.js'
+import { implementedMethods, type plannedMethods } from './method-settings.js'
 import { usage } from './output.js'
-import {
-  commonSettings,
-  implementedMethods,
-  kebab,
-  type plannedMethods,
-  trainSettings,
-} from './train-settings.js'
+import { commonSettings, kebab, trainSettings } from './train-settings.js'
 
 type MethodName = (typeof implementedMethods)[number] | (typeof plannedMethods)[number]
 
@@ -100,7 +95,7 @@ export function mergeSettings(command: Command): TrainSettings {
 
 const lowRank: MethodName[] = ['lora', 'dora']
 /** Which methods an option is for; the others are for all. */
-const methodSettings: Partial<Record<keyof TrainSettings, MethodName[]>> = {
+const methodsOf: Partial<Record<keyof TrainSettings, MethodName[]>> = {
   ratios: ['s2ft'],
   budgetLoraRank: ['s2ft'],
   loraR: lowRank,
@@ -123,7 +118,7 @@ const methodSettings: Partial<Record<keyof TrainSettings, MethodName[]>> = {
 /** An option of another method would be ignored in silence: refuse it. */
 function refuseMethodMix(command: Command, settings: TrainSettings): void {
   const method = settings.method ?? 's2ft'
-  for (const [key, owners] of Object.entries(methodSettings)) {
+  for (const [key, owners] of Object.entries(methodsOf)) {
     if (owners.includes(method) || command.getOptionValueSource(key) === undefined) continue
     const wanted = owners.join(' or ')
     throw usage(`option '--${kebab(key)}' is for --method ${wanted}, found --method ${method}`)

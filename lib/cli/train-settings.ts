@@ -2,7 +2,8 @@
 // read, what help says.
 import type { Command } from 'commander'
 import { Option } from 'commander'
-import { byteCount, integer, list, number, numbersByName, oneOf, ratios } from './parse.js'
+import { methodSettings } from './method-settings.js'
+import { byteCount, integer, number, oneOf } from './parse.js'
 
 /** How a setting is written and read. Flags are the kebab-case form of `key`. */
 export interface Setting {
@@ -19,17 +20,6 @@ export interface Setting {
   /** The value may be left out: then it is `true`. */
   optionalValue?: boolean
 }
-
-export const implementedMethods = [
-  's2ft',
-  'lora',
-  'dora',
-  'sparse',
-  'lisa',
-  'galore',
-  'full',
-] as const
-export const plannedMethods = ['loreft'] as const
 
 const text = (value: string) => value
 const count = integer({ min: 1 })
@@ -77,139 +67,6 @@ const inputOutput: Omit<Setting, 'group'>[] = [
     value: 'n',
     description: 'take only the first n rows of the data',
     read: count,
-  },
-]
-
-const method: Omit<Setting, 'group'>[] = [
-  {
-    key: 'method',
-    value: 'name',
-    description: `what is trained: ${implementedMethods.join(', ')}`,
-    fallback: 's2ft',
-    read: oneOf(...implementedMethods, ...plannedMethods),
-  },
-  {
-    key: 'ratios',
-    value: 'list',
-    description:
-      's2ft: shares of heads (q,k,v,o) or channels (gate,up,down) that train, e.g. down=0.03,o=0.1',
-    fallback: 'o=0.03,down=0.03',
-    read: ratios,
-  },
-  {
-    key: 'budgetLoraRank',
-    value: 'r',
-    description: 's2ft: instead of ratios, as many trainable values as LoRA of this rank',
-    read: count,
-  },
-  { key: 'loraR', value: 'r', description: 'lora, dora: rank', fallback: 8, read: count },
-  {
-    key: 'loraAlpha',
-    value: 'a',
-    description: 'lora, dora: scale is alpha / r',
-    fallback: 16,
-    read: number({ above: 0 }),
-  },
-  {
-    key: 'loraRslora',
-    description: 'lora, dora: scale is alpha / sqrt(r)',
-    fallback: false,
-  },
-  {
-    key: 'loraRankPattern',
-    value: 'list',
-    description: 'lora, dora: ranks of single modules, e.g. down_proj=16,layers.0.mlp.up_proj=4',
-    read: numbersByName(count),
-  },
-  {
-    key: 'loraAlphaPattern',
-    value: 'list',
-    description: 'lora, dora: alphas of single modules, likewise',
-    read: numbersByName(number({ above: 0 })),
-  },
-  {
-    key: 'loraDropout',
-    value: 'p',
-    description: 'lora, dora: dropout on the input of the factors',
-    fallback: 0,
-    read: number({ min: 0, max: 0.99 }),
-  },
-  {
-    key: 'targetModules',
-    value: 'list',
-    description: 'lora, dora, sparse: module names, e.g. q_proj,v_proj, or all-linear',
-    fallback: 'all-linear',
-    read: list,
-  },
-  {
-    key: 'sparseShare',
-    value: 'share',
-    description: "sparse: share of every targeted weight's elements that train",
-    fallback: 0.01,
-    read: number({ above: 0, max: 1 }),
-  },
-  {
-    key: 'sparseSelection',
-    value: 'how',
-    description: 'sparse: which elements: random, weight, gradient, fisher',
-    fallback: 'random',
-    read: oneOf('random', 'weight', 'gradient', 'fisher'),
-  },
-  {
-    key: 'sparseCalibrationShare',
-    value: 'share',
-    description: 'sparse, by gradient or fisher: share of the data that decides',
-    fallback: 0.01,
-    read: number({ above: 0, max: 1 }),
-  },
-  {
-    key: 'galoreR',
-    value: 'r',
-    description: 'galore: dimensions of the projection',
-    fallback: 128,
-    read: count,
-  },
-  {
-    key: 'galoreUpdateInterval',
-    value: 'steps',
-    description: 'galore: steps between new projections',
-    fallback: 200,
-    read: count,
-  },
-  {
-    key: 'galoreScale',
-    value: 's',
-    description: 'galore: factor of the update',
-    fallback: 0.25,
-    read: number({ above: 0 }),
-  },
-  {
-    key: 'lisaLayers',
-    value: 'n',
-    description: 'lisa: layers that train at a time',
-    fallback: 2,
-    read: count,
-  },
-  {
-    key: 'lisaInterval',
-    value: 'steps',
-    description: 'lisa: steps after which the layers are drawn anew',
-    fallback: 20,
-    read: count,
-  },
-  {
-    key: 'quantize',
-    value: 'type',
-    description: 'quantize the frozen weights: int8, nf4 (comes in a later release)',
-    read: oneOf('int8', 'nf4'),
-  },
-  {
-    key: 'seed',
-    value: 'n',
-    description:
-      "selection of channels, elements or layers, LoRA's start and the order of the data",
-    fallback: 0,
-    read: integer({ min: 0, max: 2 ** 32 - 1 }),
   },
 ]
 
@@ -384,7 +241,7 @@ const evaluation: Omit<Setting, 'group'>[] = [
 
 const grouped: [Setting['group'], Omit<Setting, 'group'>[]][] = [
   ['Input and output', inputOutput],
-  ['Method', method],
+  ['Method', methodSettings],
   ['Training', training],
   ['Evaluation and checkpoints', evaluation],
 ]

@@ -184,6 +184,8 @@ function located(
   if (!(error instanceof S2FTError) || error.code !== 'NOT_FINITE') return error
   const microBatch = Number(error.details?.microBatch)
   const sample = Number(error.details?.sample)
+  // A calibration's gradient names its module instead.
+  if (Number.isNaN(sample)) return error
   const source = microBatches[microBatch]?.[sample]?.source
   const place = source ?? `sample ${sample} of micro-batch ${microBatch}`
   return new S2FTError('NOT_FINITE', `step ${step}, ${place}: ${error.message}`, {

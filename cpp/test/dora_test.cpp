@@ -1,0 +1,55 @@
+// DoRA: gradients with norms taken for constants, and the weight that it stands for.
+#include "adapter/fusion.h"
+#include "test/tuner_fixture.h"
+
+using namespace s2ft;
+using namespace s2ft::test;
+
+// Nudged factors leave the norms as they were, so the differences are those of the
+// gradient that takes the norms for constants.
+TEST(dora_gradients_match_differences) {
+  ModelConfig c = tiny_config();
+  check_gradients(c, dora_method(), Recompute::selective);
+  c.qkv_bias = c.o_bias = c.mlp_bias = c.qk_norm = true;
+  check_gradients(c, dora_method(), Recompute::block);
+}
+
+TEST(dora_starts_at_the_base_and_is_the_fused_weight) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    auto model = tiny_model(tiny_config(), dtype);
+    const TinyData data = tiny_data({13, 6}, model->config.vocab_size);
+    const int32_t* tokens = data.tokens[0].data();
+    const auto base = all_logits(*model, tokens, 13);
+    Tuner tuner(model, dora_method(), OptimizerSpec(), Recompute::selective);
+    // bf16: products and activations are rounded in other places, 2^-8 of a value each.
+    const double tolerance = dtype == DType::f32 ? 2e-5 : 6e-2;
+    const auto start = all_logits(*model, tokens, 13);
+    for (size_t i = 0; i < base.size(); ++i) CHECK_NEAR(start[i], base[i], tolerance);
+    move_values(tuner, 0.2);
+    const auto tuned = all_logits(*model, tokens, 13);
+    AdapterDeltas adapter;
+    const auto& p = tuner.parameters();
+    for (size_t i = 0; i < p.size(); i += 3) {
+      LoraDelta l;
+      l.module = p[i]->module;
+      l.r = p[i]->weight.rows;
+      l.a = tuner.values(*p[i]);
+      l.b = tuner.values(*p[i + 1]);
+      l.magnitudes = tuner.values(*p[i + 2]);
+      const bool residual = l.module.find("o_proj") != std::string::npos ||
+                            l.module.find("down_proj") != std::string::npos;
+      l.scale = residual ? 0.8f : 1.7f;
+      adapter.loras.push_back(l);
+    }
+    tuner.detach();
+    Fusion fusion(model);
+    fusion.fuse("dora", adapter);
+    const auto fused = all_logits(*model, tokens, 13);
+    double moved = 0;
+    for (size_t i = 0; i < tuned.size(); ++i) {
+      CHECK_NEAR(fused[i], tuned[i], tolerance);
+      moved = std::max(moved, double(std::fabs(tuned[i] - base[i])));
+    }
+    CHECK(moved > 0.3);
+  }
+}
