@@ -63,9 +63,10 @@ class Backend {
   virtual void upload(void* to, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
-  /// Upper bound of what the backend itself holds while it trains batches of this size:
-  /// product scratch, attention scratch, code. For the memory plan.
-  virtual size_t workspace_bytes(int64_t tokens, int64_t vocab_size) const = 0;
+  /// Upper bound of what the backend itself holds while it trains batches of so many
+  /// tokens with such attention: product scratch, attention scratch, code. For the memory
+  /// plan.
+  virtual size_t workspace_bytes(int64_t tokens, const AttentionShape& shape) const = 0;
 
   // -- moving ---------------------------------------------------------------------
   virtual void zero(Mat y) = 0;

@@ -30,9 +30,10 @@ struct Choice {
 // Another arithmetic must win clearly, so that noise does not change a run's results.
 constexpr double kClearWin = 1.15;
 
-// Upper bounds of what products hold: what waits or is packed in shared scratch, a panel
-// for each thread, and oneDNN's compiled code.
-constexpr size_t kSharedBytes = size_t(12) << 20, kPanelBytes = size_t(1) << 20,
+// Upper bounds of what products hold: shared scratch by the number of tokens, a panel for
+// each thread, and oneDNN's compiled code.
+constexpr int64_t kSharedRows = 1536;
+constexpr size_t kSharedRowBytes = size_t(6) << 10, kPanelBytes = size_t(320) << 10,
                  kPrimitiveBytes = size_t(8) << 20;
 
 std::string environment(const char* name) {
@@ -160,7 +161,7 @@ class CpuBackend final : public Backend {
     if (bytes) std::memcpy(host, from, bytes);
   }
   void synchronize() override {}
-  size_t workspace_bytes(int64_t tokens, int64_t vocab_size) const override;
+  size_t workspace_bytes(int64_t tokens, const AttentionShape& shape) const override;
 
   void zero(Mat y) override {
     const ThreadScope scope(threads_);
@@ -311,18 +312,14 @@ class CpuBackend final : public Backend {
 
 // The scratch pool keeps at most its largest block and those leased beside it: a
 // product's, or one attention's.
-size_t CpuBackend::workspace_bytes(int64_t tokens, int64_t) const {
-  // Wider heads than any LLaMA model has; a head's number matters little.
-  std::vector<int32_t> identity(128);
-  for (size_t i = 0; i < identity.size(); ++i) identity[i] = int32_t(i);
-  AttentionShape shape;
-  shape.heads = shape.kv_heads = int(identity.size());
-  shape.head_dim = 256;
-  shape.kv_head_of = identity.data();
+size_t CpuBackend::workspace_bytes(int64_t tokens, const AttentionShape& shape) const {
   const int longest = int(std::min<int64_t>(tokens, 1 << 30));
   const size_t attention = std::max(kernels_.attention_scratch(shape),
                                     kernels_.attention_backward_scratch(shape, longest));
-  return kSharedBytes + (library_ ? kPrimitiveBytes : 0) +
+  // A weight's gradient packs a block of its inputs, as deep as there are tokens; a deep
+  // product lets as many rows of sums wait.
+  const size_t shared = size_t(std::min<int64_t>(tokens, kSharedRows)) * kSharedRowBytes;
+  return shared + (library_ ? kPrimitiveBytes : 0) +
          size_t(threads_) * (attention + kPanelBytes);
 }
 

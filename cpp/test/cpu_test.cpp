@@ -111,7 +111,10 @@ TEST(memory_is_aligned_and_refused_by_name) {
       CHECK(std::string(e.what()).find(std::to_string(bytes)) != std::string::npos);
     }
   }
-  CHECK(backend->workspace_bytes(1024, 49152) > 0);
+  const int32_t kv_heads[] = {0, 0};
+  AttentionShape shape;
+  shape.heads = 2, shape.kv_heads = 1, shape.head_dim = 16, shape.kv_head_of = kv_heads;
+  CHECK(backend->workspace_bytes(1024, shape) > backend->workspace_bytes(16, shape));
 }
 
 TEST(a_worker_thread_leaves_the_others_alone) {

@@ -4,6 +4,7 @@
 
 #include "core/memory.h"
 #include "core/rng.h"
+#include "model/passes.h"
 
 namespace s2ft {
 
@@ -137,7 +138,7 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained) {
   const size_t copies = sizeof(float) + (model_->dtype == DType::bf16 ? 2 : 0);
   for (const Projected& p : projections())
     plan.optimizer += size_t(p.projection.count()) * copies;
-  plan.workspace = model_->backend->workspace_bytes(tokens, model_->config.vocab_size);
+  plan.workspace = model_->backend->workspace_bytes(tokens, attention_shape(*model_, 0));
   const size_t ours = plan.weights + plan.trainable + plan.optimizer + arena_.bytes();
   const size_t resident = resident_bytes();
   plan.process = resident - std::min(resident, ours);

@@ -59,7 +59,8 @@ S2FT_INLINE void pack_rows(float* y, int64_t ldy, const T* x, int64_t ldx, int64
 #if defined(S2FT_DOT_BF16)
 /// The pairs (x[j], y[j]) of kLanes columns.
 S2FT_INLINE vf interleave(const bf16* x, const bf16* y) {
-  const __m512i pair = _mm512_inserti64x4(
+  const __m512i pair = _mm512_maskz_inserti64x4(
+      0xff,
       _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))),
       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(y)), 1);
   const vi order = (kIota + 16) << 16 | kIota;
