@@ -1,4 +1,4 @@
-// The portable product of every instruction set against sums in double.
+// The matrix product of every instruction set against sums in double.
 #include "check.h"
 #include "kernel_fixture.h"
 

@@ -98,7 +98,7 @@ export function ensureOneDnn() {
   if (aptInstall(['libdnnl-dev']) && hasOneDnn()) return
   stamp(oneDnnNote, today)
   console.warn(
-    'warning: oneDNN was not found and could not be installed; the slower portable kernel ' +
-      'serves (Debian/Ubuntu: apt-get install libdnnl-dev, then npm run build)',
+    'warning: oneDNN was not found and could not be installed; processors with AMX then ' +
+      'multiply without it (Debian/Ubuntu: apt-get install libdnnl-dev, then npm run build)',
   )
 }
