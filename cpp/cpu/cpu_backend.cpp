@@ -22,8 +22,8 @@ namespace {
 // What the options mean on this machine.
 struct Choice {
   std::string isa;
-  bool library;  // oneDNN computes the products
-  bool native;   // products of bf16 use the machine's bf16 instructions
+  bool onednn;  // computes the products
+  bool native;  // products of bf16 use the machine's bf16 instructions
   int threads;
 };
 
@@ -113,8 +113,8 @@ Choice resolve(const CpuOptions& given) {
   if (!options.isa.empty()) kernels_of(options.isa);  // throws when it is unknown
   Choice choice;
   choice.threads = options.threads ? options.threads : available_cpus();
-  choice.library = choose_library(options.gemm);
-  choice.native = choose_native(options, choice.library);
+  choice.onednn = choose_library(options.gemm);
+  choice.native = choose_native(options, choice.onednn);
   choice.isa = options.isa.empty() ? supported_isas().back() : options.isa;
   // Where the bf16 instruction is slow or unwanted, no kernel should use it.
   if (options.isa.empty() && choice.isa == "avx512bf16" && !choice.native) {
@@ -147,7 +147,7 @@ class CpuBackend final : public Backend {
       : threads_(choice.threads),
         native_(choice.native),
         kernels_(kernels_of(choice.isa)),
-        library_(choice.library ? OneDnn::create() : nullptr),
+        library_(choice.onednn ? OneDnn::create() : nullptr),
         products_(kernels_, choice.native ? library_.get() : nullptr, scratch_) {}
 
   const char* arithmetic() const override { return native_ ? "native" : "widen"; }
@@ -354,12 +354,12 @@ CpuDescription describe_cpu(const CpuOptions& options) {
   description.name = cpu_name();
   description.isa = choice.isa;
   description.threads = choice.threads;
-  description.gemm = choice.library ? OneDnn::create()->version() : "built-in";
+  description.gemm = choice.onednn ? OneDnn::create()->version() : "built-in";
   description.peak_gflops_f32 = peak_gflops(choice.isa, Unit::f32, choice.threads);
   description.peak_gflops_bf16 = description.peak_gflops_f32;
   description.arithmetic = "f32";
   if (!choice.native) return description;
-  const bool amx = choice.library && has_amx();
+  const bool amx = choice.onednn && has_amx();
   description.arithmetic = amx ? "amx" : "bf16";
   description.peak_gflops_bf16 =
       peak_gflops(choice.isa, amx ? Unit::library : Unit::bf16_pairs, choice.threads);
