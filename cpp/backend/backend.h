@@ -128,6 +128,16 @@ class Backend {
   /// logits (n, vocabulary, f32)
   virtual void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
                              float gradient_scale) = 0;
+  /// Bytes of scratch that linear_cross_entropy takes for inputs of such a shape.
+  virtual size_t linear_cross_entropy_scratch(int64_t rows, int64_t width) const = 0;
+  /// The same loss of the logits x w^T, which exist a block of the vocabulary at a time
+  /// only, and dx = its gradient by x, for a w that does not train:
+  ///   dx = (softmax(x w^T) - onehot) w * gradient_scale
+  /// dx, where given, may be x; scratch is device memory.   x, dx (n, d), w (vocabulary,
+  /// d)
+  virtual void linear_cross_entropy(float* nll, Mat dx, Mat x, Mat w,
+                                    const int32_t* targets, float gradient_scale,
+                                    void* scratch) = 0;
   /// y = x * keep / (1 - p); keep is a pure function of (seed, element index), so the
   /// backward pass repeats it. y may be x.
   virtual void dropout(Mat y, Mat x, float p, uint64_t seed) = 0;

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/threads.h"
 #include "cpu/cpu_info.h"
+#include "cpu/linear_cross_entropy.h"
 #include "cpu/probe.h"
 #include "cpu/products.h"
 
@@ -256,6 +257,15 @@ class CpuBackend final : public Backend {
                      float gradient_scale) override {
     const ThreadScope scope(threads_);
     kernels_.cross_entropy(nll, dlogits, logits, targets, gradient_scale);
+  }
+  size_t linear_cross_entropy_scratch(int64_t rows, int64_t width) const override {
+    return s2ft::linear_cross_entropy_scratch(rows, width);
+  }
+  void linear_cross_entropy(float* nll, Mat dx, Mat x, Mat w, const int32_t* targets,
+                            float gradient_scale, void* scratch) override {
+    const ThreadScope scope(threads_);
+    s2ft::linear_cross_entropy(products_, kernels_, nll, dx, x, w, targets,
+                               gradient_scale, scratch);
   }
   void dropout(Mat y, Mat x, float p, uint64_t seed) override {
     const ThreadScope scope(threads_);

@@ -6,7 +6,7 @@ namespace s2ft {
 
 namespace {
 
-// A chunk's logits stay near the last-level cache and are never the peak of memory.
+// A chunk's logits stay near the last-level cache.
 constexpr int64_t kLogitsBytes = 24 << 20;
 constexpr int64_t kSmallestChunk = 32;
 
@@ -14,6 +14,21 @@ int64_t head_chunk(const Model& model, int64_t rows) {
   const int64_t fit = kLogitsBytes / (model.config.vocab_size * 4);
   const int64_t chunk = std::max(kSmallestChunk, fit / 16 * 16);
   return std::max<int64_t>(1, std::min(padded_tokens(rows), chunk));
+}
+
+/// What the head works in: whole logits of a chunk of rows, or the loss's own scratch.
+void place_head(const Model& model, const ActivationRequest& r, Arena& arena,
+                Activations& a) {
+  const ModelConfig& c = model.config;
+  const bool whole = r.logits || model.head.parameter;
+  a.head_chunk = whole ? head_chunk(model, r.trained) : r.trained;
+  a.head_normed = arena.matrix(model.dtype, a.head_chunk, c.hidden_size);
+  if (whole) {
+    a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);
+  } else {
+    a.head_scratch =
+        arena.take(model.backend->linear_cross_entropy_scratch(r.trained, c.hidden_size));
+  }
 }
 
 void place_products(const Model& model, int64_t tokens, Arena& arena,
@@ -76,14 +91,13 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   a.tokens = r.tokens;
   a.trained = r.trained;
   a.recompute = r.recompute;
-  a.head_chunk = head_chunk(model, r.trained);
   a.first_saved = r.training ? std::max(0, model.lowest_trainable()) : c.layers;
   a.layers.resize(c.layers);
 
-  // The head never lives at the same time as a layer: its logits lie over what layers and
-  // their backward share.
+  // The head never lives at the same time as a layer: it works where layers and their
+  // backward do.
   const size_t base = arena.mark();
-  a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);
+  place_head(model, r, arena, a);
   const size_t head_top = arena.mark();
   arena.release(base);
   // Norm outputs and SwiGLU are scratch for both directions: whoever needs them computes
@@ -114,7 +128,6 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
 
   place_parts(model, r.tokens, r.training, arena);
   a.head_rows = arena.matrix(t, padded_tokens(r.trained), c.hidden_size);
-  a.head_normed = arena.matrix(t, a.head_chunk, c.hidden_size);
   if (r.training) a.d_head_rows = a.head_rows;
   return a;
 }

@@ -34,11 +34,12 @@ struct Activations {
   int first_saved = 0;  // layers below it keep nothing
   std::vector<LayerActivations> layers;
   Mat output;  // (T, d) of the last layer
-  // Loss head, over chunks of trained rows.
+  // Loss head.
   Mat head_rows;    // (N, d) last hidden states of the rows that predict
-  Mat head_normed;  // (chunk, d)
-  Mat logits;       // (chunk, vocabulary) f32
-  Mat d_head_rows;  // (N, d)
+  Mat head_normed;  // (N, d), or (chunk, d) beside logits
+  Mat logits;       // (chunk, vocabulary) f32; only where asked for or the head trains
+  void* head_scratch = nullptr;  // the loss without logits
+  Mat d_head_rows;               // (N, d)
   // Backward.
   Mat d_stream;        // (T, d) gradient of the residual stream
   Mat d_normed;        // (T, d)
@@ -50,7 +51,8 @@ struct Activations {
 
 struct ActivationRequest {
   int64_t tokens = 0;
-  int64_t trained = 0;    // rows whose logits are needed
+  int64_t trained = 0;    // rows that go through the head
+  bool logits = false;    // their logits are asked for, not their losses alone
   bool training = false;  // keep what backward needs
   Recompute recompute = Recompute::selective;
 };

@@ -10,10 +10,11 @@ struct Session {
   Buffer buffer;
   Activations activations;
 
-  Session(Model& model, const Batch& batch, int64_t rows) {
+  Session(Model& model, const Batch& batch, int64_t rows, bool logits) {
     ActivationRequest request;
     request.tokens = batch.size();
     request.trained = rows;
+    request.logits = logits;
     Arena count;
     lay_out(model, request, count);
     buffer = model.backend->allocate(count.peak());
@@ -27,7 +28,7 @@ struct Session {
 std::vector<float> all_logits(Model& model, const int32_t* tokens, int32_t length,
                               const std::atomic<bool>* cancel) {
   const Batch batch = pack({{tokens, nullptr, length}}, model.config.vocab_size);
-  Session session(model, batch, length);
+  Session session(model, batch, length, true);
   const Pass pass{model,  batch,  session.activations, false, nullptr, nullptr,
                   cancel, nullptr};
   forward(pass);
@@ -47,7 +48,7 @@ std::vector<std::vector<float>> score(Model& model, const std::vector<Sample>& s
   std::vector<std::vector<float>> out;
   for (const Sample& s : samples) out.emplace_back(size_t(s.length - 1), 0.0f);
   if (batch.targets.empty()) return out;
-  Session session(model, batch, int64_t(batch.targets.size()));
+  Session session(model, batch, int64_t(batch.targets.size()), false);
   const Pass pass{model,  batch,  session.activations, false, nullptr, nullptr,
                   cancel, nullptr};
   forward(pass);

@@ -1,5 +1,5 @@
-// The output head runs only on rows that predict a trained token, a chunk at a time, so
-// that the logits of a whole batch never exist.
+// The output head runs only on rows that predict a trained token, and the logits of a
+// whole batch never exist.
 #include <cmath>
 #include <string>
 
@@ -44,6 +44,32 @@ void check_finite(const Pass& pass, const std::vector<float>& nll, int64_t begin
 
 }  // namespace
 
+namespace {
+
+/// Losses of rows [i, i + n) by way of their logits, which a head that trains needs.
+void losses_and_logits(const Pass& pass, Mat rows, Mat normed, int64_t i,
+                       float gradient_scale, HeadResult& result) {
+  Model& model = pass.model;
+  Backend& backend = *model.backend;
+  const Activations& a = pass.activations;
+  const Mat logits = rows_of(a.logits, rows.rows);
+  const int64_t padded = product_rows(a, rows.rows);
+  const Mat padded_normed = rows_of(a.head_normed, padded);
+  const Mat padded_logits = rows_of(a.logits, padded);
+  backend.matmul(padded_logits, padded_normed, false, model.head.value, true, 0);
+  const Mat d_logits = gradient_scale != 0 ? gradient_view(logits, model.dtype) : Mat{};
+  backend.cross_entropy(result.nll.data() + i, d_logits, logits,
+                        pass.batch.targets.data() + i, gradient_scale);
+  if (!d_logits) return;
+  if (Parameter* head = model.head.parameter) {
+    backend.matmul(head->gradient, d_logits, true, normed, false, 1);
+  }
+  backend.matmul(padded_normed, gradient_view(padded_logits, model.dtype), false,
+                 model.head.value, false, 0);
+}
+
+}  // namespace
+
 HeadResult loss_head(const Pass& pass, float gradient_scale) {
   Model& model = pass.model;
   Backend& backend = *model.backend;
@@ -60,20 +86,15 @@ HeadResult loss_head(const Pass& pass, float gradient_scale) {
     const int64_t m = std::min(a.head_chunk, n - i);
     const Mat rows = a.head_rows.row_range(i, m);
     const Mat normed = normed_chunk(pass, rows);
-    const Mat logits = rows_of(a.logits, m);
-    const int64_t padded = product_rows(a, m);
-    const Mat padded_normed = rows_of(a.head_normed, padded);
-    const Mat padded_logits = rows_of(a.logits, padded);
-    backend.matmul(padded_logits, padded_normed, false, model.head.value, true, 0);
-    const Mat d_logits = with_gradient ? gradient_view(logits, model.dtype) : Mat{};
-    backend.cross_entropy(result.nll.data() + i, d_logits, logits, b.targets.data() + i,
-                          gradient_scale);
+    if (a.logits) {
+      losses_and_logits(pass, rows, normed, i, gradient_scale, result);
+    } else {
+      backend.linear_cross_entropy(result.nll.data() + i, with_gradient ? normed : Mat{},
+                                   normed, model.head.value, b.targets.data() + i,
+                                   gradient_scale, a.head_scratch);
+    }
     check_finite(pass, result.nll, i, i + m);
     if (!with_gradient) continue;
-    Parameter* head = model.head.parameter;
-    if (head) backend.matmul(head->gradient, d_logits, true, normed, false, 1);
-    backend.matmul(padded_normed, gradient_view(padded_logits, model.dtype), false,
-                   model.head.value, false, 0);
     Parameter* norm = model.final_norm.parameter;
     backend.rms_norm_backward(normed, false, norm ? norm->gradient : Mat{}, normed, rows,
                               model.final_norm.value, model.config.norm_epsilon);

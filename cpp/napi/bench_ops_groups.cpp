@@ -173,6 +173,19 @@ void OpGroupBuilder::elementwise() {
      })
       .prepare = [b, logits, fresh] { b->copy(logits, fresh); };
 
+  const Mat hidden = random(s.dtype, t, d, 5), d_hidden = empty(s.dtype, t, d);
+  const Mat head = random(s.dtype, s.vocab, d, 0.1f);
+  const Mat scratch =
+      empty(DType::f32, 1, int64_t(b->linear_cross_entropy_scratch(t, d) / 4));
+  auto all_targets = std::make_shared<std::vector<int32_t>>(size_t(t));
+  for (int32_t& target : *all_targets) target = int32_t(rng_.below(uint64_t(s.vocab)));
+  auto all_nll = std::make_shared<std::vector<float>>(size_t(t));
+  op("linear_cross_entropy", 4.0 * double(t) * double(s.vocab) * double(d),
+     bytes_of(head), [b, all_nll, d_hidden, hidden, head, all_targets, scratch] {
+       b->linear_cross_entropy(all_nll->data(), d_hidden, hidden, head,
+                               all_targets->data(), 1e-3f, scratch.data);
+     });
+
   const Mat gate = weight(k, d), down = weight(d, k);
   method_adamw("adamw_slice_rows",
                {part<RowsPart>(linear("gate", gate), int64_t(0), s.channels)});

@@ -112,6 +112,7 @@ std::vector<SampledToken> Decoder::append_some(const std::vector<DecodeRow>& row
   ActivationRequest request;
   request.tokens = batch.size();
   request.trained = int64_t(rows.size());
+  request.logits = true;
   Arena count;
   lay_out(*model_, request, count);
   if (count.peak() > arena_.bytes()) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "backend/backend.h"
+#include "cpu/kernels/online_softmax.h"
 
 namespace s2ft {
 
@@ -35,6 +36,14 @@ struct Kernels {
                              const AttentionShape& shape, void* scratch);
   void (*cross_entropy)(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
                         float gradient_scale);
+  // A block of columns of a softmax, from `first_column` on: terms (n, m) = exp(logits -
+  // max) with 0 at the target, where given; `total` (n, any, f32), where given, is what
+  // the terms of earlier blocks were multiplied into and follows a new maximum.
+  void (*online_softmax)(Mat terms, Mat logits, Mat total, const int32_t* targets,
+                         int64_t first_column, OnlineSoftmax rows);
+  // dx = (total / sum + (p_target - 1) w[target]) * gradient_scale, where given.
+  void (*finish_softmax)(float* nll, Mat dx, Mat total, Mat w, const int32_t* targets,
+                         float gradient_scale, OnlineSoftmax rows);
   void (*dropout)(Mat y, Mat x, float p, uint64_t seed);
   void (*adamw)(const AdamW& update);
   double (*sum_of_squares)(Mat x, double* partial);  // one double a thread

@@ -39,6 +39,11 @@ void attention_backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v, Ma
 // cross_entropy.cpp
 void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
                    float gradient_scale);
+// online_softmax.cpp
+void online_softmax(Mat terms, Mat logits, Mat total, const int32_t* targets,
+                    int64_t first_column, OnlineSoftmax rows);
+void finish_softmax(float* nll, Mat dx, Mat total, Mat w, const int32_t* targets,
+                    float gradient_scale, OnlineSoftmax rows);
 // adamw.cpp
 void adamw(const AdamW& update);
 // peak.cpp

@@ -24,6 +24,8 @@ const Kernels& kernels() {
       attention_backward_scratch,
       attention_backward,
       cross_entropy,
+      online_softmax,
+      finish_softmax,
       dropout,
       adamw,
       sum_of_squares,
