@@ -129,7 +129,8 @@ class Backend {
   virtual void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
                              float gradient_scale) = 0;
   /// Bytes of scratch that linear_cross_entropy takes for inputs of such a shape.
-  virtual size_t linear_cross_entropy_scratch(int64_t rows, int64_t width) const = 0;
+  virtual size_t linear_cross_entropy_scratch(int64_t rows, int64_t width,
+                                              int64_t vocabulary) const = 0;
   /// The same loss of the logits x w^T, which exist a block of the vocabulary at a time
   /// only, and dx = its gradient by x, for a w that does not train:
   ///   dx = (softmax(x w^T) - onehot) w * gradient_scale

@@ -258,8 +258,9 @@ class CpuBackend final : public Backend {
     const ThreadScope scope(threads_);
     kernels_.cross_entropy(nll, dlogits, logits, targets, gradient_scale);
   }
-  size_t linear_cross_entropy_scratch(int64_t rows, int64_t width) const override {
-    return s2ft::linear_cross_entropy_scratch(rows, width);
+  size_t linear_cross_entropy_scratch(int64_t rows, int64_t width,
+                                      int64_t vocabulary) const override {
+    return s2ft::linear_cross_entropy_scratch(rows, width, vocabulary);
   }
   void linear_cross_entropy(float* nll, Mat dx, Mat x, Mat w, const int32_t* targets,
                             float gradient_scale, void* scratch) override {

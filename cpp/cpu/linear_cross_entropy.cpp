@@ -32,10 +32,10 @@ struct Scratch {
   OnlineSoftmax rows;
 };
 
-Scratch place(Arena& arena, int64_t rows, int64_t width, DType dtype) {
+Scratch place(Arena& arena, int64_t rows, int64_t width, int64_t columns, DType dtype) {
   Scratch s;
-  s.logits = arena.matrix(DType::f32, rows, kSoftmaxColumns);
-  s.terms = dtype == DType::f32 ? s.logits : arena.matrix(dtype, rows, kSoftmaxColumns);
+  s.logits = arena.matrix(DType::f32, rows, columns);
+  s.terms = dtype == DType::f32 ? s.logits : arena.matrix(dtype, rows, columns);
   s.total = arena.matrix(DType::f32, rows, width);
   s.rows.max = static_cast<float*>(arena.take(size_t(rows) * sizeof(float)));
   s.rows.sum = static_cast<double*>(arena.take(size_t(rows) * sizeof(double)));
@@ -45,10 +45,10 @@ Scratch place(Arena& arena, int64_t rows, int64_t width, DType dtype) {
 
 }  // namespace
 
-size_t linear_cross_entropy_scratch(int64_t rows, int64_t width) {
+size_t linear_cross_entropy_scratch(int64_t rows, int64_t width, int64_t vocabulary) {
   Arena arena;
   // bf16 needs the more: f32 terms take the place of their logits.
-  place(arena, rows_at_once(rows, width), width, DType::bf16);
+  place(arena, rows_at_once(rows, width), width, block_columns(vocabulary), DType::bf16);
   return arena.peak();
 }
 
@@ -57,7 +57,7 @@ void linear_cross_entropy(Products& products, const Kernels& kernels, float* nll
                           void* scratch) {
   const int64_t step = rows_at_once(x.rows, x.cols), columns = block_columns(w.rows);
   Arena arena(scratch);
-  const Scratch s = place(arena, step, x.cols, x.dtype);
+  const Scratch s = place(arena, step, x.cols, columns, x.dtype);
   for (int64_t i = 0; i < x.rows; i += step) {
     const int64_t n = std::min(step, x.rows - i);
     const Mat rows = x.row_range(i, n), total = s.total.row_range(0, n);

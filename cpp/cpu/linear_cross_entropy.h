@@ -7,7 +7,7 @@
 
 namespace s2ft {
 
-size_t linear_cross_entropy_scratch(int64_t rows, int64_t width);
+size_t linear_cross_entropy_scratch(int64_t rows, int64_t width, int64_t vocabulary);
 
 /// As Backend::linear_cross_entropy.
 void linear_cross_entropy(Products& products, const Kernels& kernels, float* nll, Mat dx,

@@ -26,8 +26,8 @@ void place_head(const Model& model, const ActivationRequest& r, Arena& arena,
   if (whole) {
     a.logits = arena.matrix(DType::f32, a.head_chunk, c.vocab_size);
   } else {
-    a.head_scratch =
-        arena.take(model.backend->linear_cross_entropy_scratch(r.trained, c.hidden_size));
+    a.head_scratch = arena.take(model.backend->linear_cross_entropy_scratch(
+        r.trained, c.hidden_size, c.vocab_size));
   }
 }
 

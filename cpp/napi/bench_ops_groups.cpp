@@ -176,7 +176,7 @@ void OpGroupBuilder::elementwise() {
   const Mat hidden = random(s.dtype, t, d, 5), d_hidden = empty(s.dtype, t, d);
   const Mat head = random(s.dtype, s.vocab, d, 0.1f);
   const Mat scratch =
-      empty(DType::f32, 1, int64_t(b->linear_cross_entropy_scratch(t, d) / 4));
+      empty(DType::f32, 1, int64_t(b->linear_cross_entropy_scratch(t, d, s.vocab) / 4));
   auto all_targets = std::make_shared<std::vector<int32_t>>(size_t(t));
   for (int32_t& target : *all_targets) target = int32_t(rng_.below(uint64_t(s.vocab)));
   auto all_nll = std::make_shared<std::vector<float>>(size_t(t));

@@ -207,7 +207,7 @@ void attend(const Call& call, const Task& task, const Workspace& w) {
       const int64_t r = h * task.count + i, row = row0 + i;
       const float mass = w.mass[r];
       const int64_t ahead = row0 + min_of(i + kRowsAhead, task.count - 1);
-      prefetch_row(call.o.as<T>() + ahead * call.o.ld + head * hd, hd);
+      prefetch_row<true>(call.o.as<T>() + ahead * call.o.ld + head * hd, hd);
       write_row(call.o.as<T>() + row * call.o.ld + head * hd, w.sums + r * d, hd,
                 mass == 0 ? 0.0f : 1 / mass);
       if (call.lse) {

@@ -131,16 +131,15 @@ S2FT_INLINE void strip_gradients(const Call& call, const Item& item, const Works
           gradient_vector(w.scores + j * kBlockKeys, w.gradients + j * kBlockKeys,
                           whole[j], seen[j], v, scale, lse[j], w.delta[r + j], &p1, &ds1);
         }
-        const vh p_low = narrow_fast(p), p_high = narrow_fast(p1);
-        const vh ds_low = narrow_fast(ds), ds_high = narrow_fast(ds1);
-        store(p_row + v * kLanes, from_bits(__builtin_convertvector(p_low, vu) |
-                                            __builtin_convertvector(p_high, vu) << 16));
-        store(ds_row + v * kLanes, from_bits(__builtin_convertvector(ds_low, vu) |
-                                             __builtin_convertvector(ds_high, vu) << 16));
-        bf16* rows = reinterpret_cast<bf16*>(w.gradient_rows);
-        std::memcpy(rows + i * kBlockKeys + v * kLanes, &ds_low, sizeof ds_low);
+        const __m512i ds_halves = narrow_both(ds, ds1);
+        store(p_row + v * kLanes, interleave_halves(narrow_both(p, p1)));
+        store(ds_row + v * kLanes, interleave_halves(ds_halves));
+        bf16* at = reinterpret_cast<bf16*>(w.gradient_rows) + i * kBlockKeys + v * kLanes;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(at),
+                            _mm512_castsi512_si256(ds_halves));
         if (j < strip) {
-          std::memcpy(rows + j * kBlockKeys + v * kLanes, &ds_high, sizeof ds_high);
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + kBlockKeys),
+                              _mm512_maskz_extracti64x4_epi64(0xf, ds_halves, 1));
         }
         continue;
       }
@@ -215,6 +214,7 @@ void item_gradients(const Call& call, const Item& item, const Workspace& w) {
   const T* q = call.q.as<T>() + row0 * call.q.ld + column;
   const T* d_o = call.d_o.as<T>() + row0 * call.d_o.ld + column;
   const T* o = call.o.as<T>() + row0 * call.o.ld + column;
+  for (int64_t i = 0; i < item.count; ++i) prefetch_row<false>(o + i * call.o.ld, hd);
   pack_rows<T, kDot>(w.query_rows, row_size, q, call.q.ld, item.count, hd);
   pack_rows<T, kDot>(w.out_rows, row_size, d_o, call.d_o.ld, item.count, hd);
   Workspace mine = w;

@@ -246,6 +246,15 @@ S2FT_INLINE vf dot_pairs(vf acc, vf a, vf b) {
 S2FT_INLINE vh narrow_fast(vf x) {
   return (vh)_mm512_cvtneps_pbh((__m512)x);
 }
+/// Two vectors rounded likewise, the first one's lanes in the lower half.
+S2FT_INLINE __m512i narrow_both(vf x, vf y) {
+  return (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x);
+}
+/// Lane j: elements j of the lower (its lower bits) and of the upper half.
+S2FT_INLINE vf interleave_halves(__m512i halves) {
+  const vi order = (kIota + 16) << 16 | kIota;
+  return (vf)_mm512_maskz_permutexvar_epi16(~__mmask32(0), (__m512i)order, halves);
+}
 #else
 inline constexpr bool kDotBf16 = false;
 #endif

@@ -68,14 +68,16 @@ S2FT_INLINE int64_t row_units(int head_dim) {
 template <class T>
 S2FT_INLINE void write_row(T* y, const float* x, int64_t n, float factor) {
   int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) store(y + j, load(x + j) * factor);
-  if (j < n) store(y + j, load(x + j) * factor, int(n - j));
+  for (; j + kLanes <= n; j += kLanes) store_result(y + j, load(x + j) * factor);
+  if (j < n) store_result(y + j, load(x + j) * factor, int(n - j));
 }
 
-/// Asks for a row that is about to be written.
-template <class T>
+/// Asks for a row that is about to be read or written.
+template <bool kWrite, class T>
 S2FT_INLINE void prefetch_row(const T* row, int64_t n) {
-  for (int64_t j = 0; j < n; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + j, 1);
+  for (int64_t j = 0; j < n; j += 64 / int64_t(sizeof(T))) {
+    __builtin_prefetch(row + j, kWrite);
+  }
 }
 
 S2FT_INLINE void clear(float* x, int64_t n) {

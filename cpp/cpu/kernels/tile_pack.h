@@ -63,8 +63,7 @@ S2FT_INLINE vf interleave(const bf16* x, const bf16* y) {
       0xff,
       _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))),
       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(y)), 1);
-  const vi order = (kIota + 16) << 16 | kIota;
-  return (vf)_mm512_maskz_permutexvar_epi16(~__mmask32(0), (__m512i)order, pair);
+  return interleave_halves(pair);
 }
 #endif
 

@@ -59,7 +59,8 @@ inline void check_linear_loss(const NamedBackend& b, DType t, const LinearLossCa
                            " of " + std::to_string(c.vocabulary);
   Device rows(*b.backend, t, x, gap), weight(*b.backend, t, w, gap),
       dx(*b.backend, t, c.rows, c.width, gap);
-  const size_t bytes = b.backend->linear_cross_entropy_scratch(c.rows, c.width);
+  const size_t bytes =
+      b.backend->linear_cross_entropy_scratch(c.rows, c.width, c.vocabulary);
   Buffer scratch = b.backend->allocate(bytes);
   std::vector<float> nll(static_cast<size_t>(c.rows)), alone(nll.size()),
       over(nll.size());
@@ -115,7 +116,8 @@ TEST(linear_cross_entropy_gradient_matches_differences) {
     const auto targets = random_targets(2, 11);
     Device rows(*b.backend, DType::f32, x), weight(*b.backend, DType::f32, w),
         dx(*b.backend, DType::f32, 2, 5);
-    Buffer scratch = b.backend->allocate(b.backend->linear_cross_entropy_scratch(2, 5));
+    Buffer scratch =
+        b.backend->allocate(b.backend->linear_cross_entropy_scratch(2, 5, 11));
     std::vector<float> nll(2);
     b.backend->linear_cross_entropy(nll.data(), dx, rows, weight, targets.data(), 1,
                                     scratch.data());
@@ -137,7 +139,8 @@ TEST(linear_cross_entropy_keeps_rows_apart) {
     x(1, 2) = std::nan("");
     const std::vector<int32_t> targets = {4, 5, 899};
     Device rows(*b.backend, DType::f32, x), weight(*b.backend, DType::f32, w);
-    Buffer scratch = b.backend->allocate(b.backend->linear_cross_entropy_scratch(3, 8));
+    Buffer scratch =
+        b.backend->allocate(b.backend->linear_cross_entropy_scratch(3, 8, 900));
     std::vector<float> nll(3);
     b.backend->linear_cross_entropy(nll.data(), Mat{}, rows, weight, targets.data(), 0,
                                     scratch.data());
