@@ -77,7 +77,9 @@ Plan make_plan(const Product& p) {
 struct Block {
   int64_t i0, rows, j0, cols, k0, depth;  // k0 and depth in elements
   bool first, last;                       // of the blocks of the depth
-  int64_t panels, vectors, parts;
+  int64_t panels, vectors;
+  int64_t whole, parts;  // the first panels are one task each, the others this many
+  int64_t tasks() const { return whole + (panels - whole) * parts; }
 };
 
 /// Parts of the rows, so that the slowest thread is done soonest.
@@ -89,6 +91,20 @@ int64_t row_parts(int64_t strips, int64_t panels, int threads) {
     if (cost < least) best = parts, least = cost;
   }
   return best;
+}
+
+// Where every thread has several panels, the last ones are divided: a thread that was
+// held up finds less left to do, and the others do not wait for the whole of a panel.
+constexpr int64_t kLastParts = 4;
+
+void divide_rows(Block& block, int threads) {
+  const int64_t strips = ceil_div(block.rows, kGemmRows);
+  block.whole = 0;
+  block.parts = row_parts(strips, block.panels, threads);
+  if (threads == 1 || block.parts > 1 || block.panels < 3 * threads) return;
+  if (strips < 4 * kLastParts) return;
+  block.whole = block.panels - threads;
+  block.parts = kLastParts;
 }
 
 /// Rows of a, or parts of them, that one thread packs at a time.
@@ -152,7 +168,10 @@ Ahead ahead_of(const Product& p, const Block& block, int64_t number) {
 template <class T, bool kDot>
 void run_task(const Product& p, const Plan& plan, const Block& block, const Left& left,
               int64_t task, float* panel, float* waiting) {
-  const int64_t number = task / block.parts, part = task % block.parts;
+  const int64_t behind = task - block.whole;
+  const int64_t parts = behind < 0 ? 1 : block.parts;
+  const int64_t number = behind < 0 ? task : block.whole + behind / parts;
+  const int64_t part = behind < 0 ? 0 : behind % parts;
   const auto [j, cols, vectors] = find_panel(block, number);
   const int64_t width = vectors * kLanes, column = block.j0 + j;
   const T* b = p.b.as<T>();
@@ -164,9 +183,8 @@ void run_task(const Product& p, const Plan& plan, const Block& block, const Left
                           block.depth, cols);
   }
   const int64_t strips = ceil_div(block.rows, kGemmRows);
-  const int64_t i = strips * part / block.parts * kGemmRows;
-  const int64_t rows =
-      min_of(strips * (part + 1) / block.parts * kGemmRows, block.rows) - i;
+  const int64_t i = strips * part / parts * kGemmRows;
+  const int64_t rows = min_of(strips * (part + 1) / parts * kGemmRows, block.rows) - i;
   const int64_t ld = round_up_to_lanes(plan.cols);
   float* sums = waiting + i * ld + j;
   const Ahead ahead = ahead_of<T>(p, block, number + omp_get_num_threads());
@@ -207,7 +225,7 @@ void work(const Product& p, const Plan& plan, float* packed, float* waiting,
         block.last = k0 + depth >= p.depth;
         block.vectors = ceil_div(block.cols, kLanes);
         block.panels = ceil_div(block.vectors, kGemmVectors);
-        block.parts = row_parts(ceil_div(block.rows, kGemmRows), block.panels, threads);
+        divide_rows(block, threads);
         Left left;
         if (plan.pack_a) {
           pack_a_block<T, kDot>(p, block, packed, row, step);
@@ -218,7 +236,7 @@ void work(const Product& p, const Plan& plan, float* packed, float* waiting,
           left.step = 1;
         }
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < block.panels * block.parts; ++task) {
+        for (int64_t task = 0; task < block.tasks(); ++task) {
           run_task<T, kDot>(p, plan, block, left, task, panel, waiting);
         }
       }
