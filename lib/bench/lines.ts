@@ -4,7 +4,8 @@ import * as z from 'zod'
 const range = z.tuple([z.number(), z.number()])
 const nullable = z.number().nullable()
 
-const run = z.object({
+/** The first line of a command: what ran, when, and on what. */
+export const run = z.object({
   type: z.literal('run'),
   command: z.string(),
   version: z.string(),

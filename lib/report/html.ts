@@ -1,4 +1,5 @@
 // A report as one HTML file that needs no net, no server and no script: text, tables, figures.
+import { type DotPlot, dotPlot } from './dot-plot.js'
 import { type BarPlot, barPlot, type LinePlot, linePlot } from './plots.js'
 
 /** What a section shows, in this order. */
@@ -8,6 +9,7 @@ export type Block =
   | { kind: 'list'; items: readonly string[] }
   | { kind: 'table'; table: Table }
   | { kind: 'bars'; plot: BarPlot }
+  | { kind: 'dots'; plot: DotPlot }
   | { kind: 'lines'; plot: LinePlot }
 
 export interface Table {
@@ -101,6 +103,8 @@ async function blockHtml(block: Block): Promise<string> {
       return tableHtml(block.table)
     case 'bars':
       return figureHtml(block.plot.title, block.plot.description, await barPlot(block.plot))
+    case 'dots':
+      return figureHtml(block.plot.title, block.plot.description, await dotPlot(block.plot))
     case 'lines':
       return figureHtml(block.plot.title, block.plot.description, await linePlot(block.plot))
   }

@@ -20,7 +20,7 @@ export interface Mark {
   label: string
 }
 
-interface Plot {
+export interface Plot {
   title: string
   /** What is seen, for those who cannot see it. */
   description: string
@@ -51,9 +51,9 @@ export interface LinePlot extends Plot {
   points: readonly Point[]
 }
 
-const WIDTH = 310
+export const WIDTH = 310
 const LINE_HEIGHT = 250
-const BAR_HEIGHT = 18
+export const BAR_HEIGHT = 18
 const TICKS_BY_VALUE = 9
 /** Characters of a legend's entry that leave room for others beside it. */
 const SHORT_ENTRY = 16
@@ -62,7 +62,7 @@ const SHORT_ENTRY = 16
 const colours = Array.from({ length: 8 }, (_, i) => `var(--series-${i + 1})`)
 
 const ink = { labelColor: 'currentColor', titleColor: 'currentColor', labelFontSize: 13 }
-const config = {
+export const config = {
   background: 'transparent',
   font: 'system-ui, sans-serif',
   padding: 4,
@@ -102,7 +102,8 @@ export async function loadPlotting(): Promise<{ vega: Vega; lite: VegaLite }> {
   }
 }
 
-async function draw(spec: TopLevelSpec): Promise<string> {
+/** The drawn plot as SVG text. */
+export async function draw(spec: TopLevelSpec): Promise<string> {
   const { vega, lite } = await loadPlotting()
   const view = new vega.View(vega.parse(lite.compile(spec).spec), { renderer: 'none' })
   try {
@@ -112,7 +113,7 @@ async function draw(spec: TopLevelSpec): Promise<string> {
   }
 }
 
-function distinct<T>(values: readonly T[]): T[] {
+export function distinct<T>(values: readonly T[]): T[] {
   return [...new Set(values)]
 }
 

@@ -1,6 +1,4 @@
 // s2ft bench report: draws files of benchmark results as one HTML page.
-import { rename, writeFile } from 'node:fs/promises'
-import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import { problemText } from '../../bench/report.js'
 import { type CommonOptions, makeCommand } from '../common.js'
@@ -41,10 +39,6 @@ export async function writeReport(
 ): Promise<void> {
   const { benchmarkPage } = await import('../../bench/report.js')
   const { renderPage } = await import('../../report/html.js')
-  const { makeDirectory } = await import('../../model/make-directory.js')
-  const html = await renderPage(benchmarkPage(results))
-  await makeDirectory(dirname(output))
-  const temporary = `${output}.${process.pid}.tmp`
-  await writeFile(temporary, html)
-  await rename(temporary, output)
+  const { writeWhole } = await import('../../report/write.js')
+  await writeWhole(output, await renderPage(benchmarkPage(results)))
 }

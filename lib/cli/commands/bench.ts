@@ -8,6 +8,7 @@ import { benchMemoryCommand } from './bench-memory.js'
 import { benchOpsCommand } from './bench-ops.js'
 import { benchRealCommand } from './bench-real.js'
 import { benchReportCommand } from './bench-report.js'
+import { benchStudyCommand } from './bench-study.js'
 import { benchTrainCommand } from './bench-train.js'
 
 function later(name: string, description: string): Command {
@@ -25,7 +26,7 @@ function later(name: string, description: string): Command {
 export function benchCommand(): Command {
   const bench = new Command('bench').description(
     'Benchmarks: train (steps), real (training on real data), ops (single operations), memory ' +
-      '(plan and peak), growth (with size), all of them (all), and their report; serve later.',
+      '(plan and peak), growth (with size), all of them (all), their report, and the study of methods; serve later.',
   )
   bench.helpOption('-h, --help', 'print this help').helpCommand(false)
   bench.version(packageVersion(), '-V, --version', 'print the version')
@@ -36,6 +37,7 @@ export function benchCommand(): Command {
   bench.addCommand(benchGrowthCommand())
   bench.addCommand(benchAllCommand())
   bench.addCommand(benchReportCommand())
+  bench.addCommand(benchStudyCommand())
   bench.addCommand(later('serve', 'Times generation with many adapters'))
   return bench
 }
