@@ -71,3 +71,16 @@ export function parseStudyLine(text: string): AnyLine | undefined {
     return undefined
   }
 }
+
+/** One text for each reason, with the cases that it stopped. */
+export function failureTexts(failures: readonly FailureLine[]): string[] {
+  const reasons = new Map<string, string[]>()
+  for (const { key, code, message } of failures) {
+    const reason = `[${code}] ${message}`
+    reasons.set(reason, [...(reasons.get(reason) ?? []), key])
+  }
+  return [...reasons].map(([reason, [first, ...others]]) => {
+    const more = others.length > 0 ? ` and ${others.length} more` : ''
+    return `${first}${more}: ${reason}`
+  })
+}

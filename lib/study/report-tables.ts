@@ -2,8 +2,8 @@
 import { grouped } from '../report/format.js'
 import type { Block } from '../report/html.js'
 import { atEdge, bestRate } from './rates.js'
-import { type Comparison, itemsOf, type Row, rowMean, type Sweep } from './rows.js'
-import { deviation, type Estimate, excludesZero, mean } from './statistics.js'
+import { type Comparison, type Difference, itemsOf, type Row, rowMean, type Sweep } from './rows.js'
+import { deviation, type Estimate, mean } from './statistics.js'
 import type { Metric } from './tracks.js'
 
 const isShare = ({ quantity }: Metric) => quantity === 'chosen' || quantity === 'answered'
@@ -24,12 +24,13 @@ function meanText(estimate: Estimate | undefined, metric: Metric): string {
   return `${figure(value, metric)}${half}`
 }
 
-function differenceText(estimate: Estimate | undefined, metric: Metric): string {
-  if (!estimate) return '-'
-  const { mean: value, interval } = estimate
+function differenceText(difference: Difference | undefined, metric: Metric): string {
+  if (!difference) return '-'
+  const { mean: value, interval, shown, firm } = difference
   if (!interval) return signed(value, metric)
   const [low, high] = interval.map((bound) => signed(bound, metric))
-  return `${signed(value, metric)} [${low}, ${high}]${excludesZero(estimate) ? ' *' : ''}`
+  const mark = firm ? ' **' : shown ? ' *' : ''
+  return `${signed(value, metric)} [${low}, ${high}]${mark}`
 }
 
 function runsText({ runs }: Row): string {
@@ -81,7 +82,7 @@ export function meanTable(
   }
 }
 
-/** A line a row: how far it is from the reference, with the joint interval. */
+/** A line a row: how far it is from the reference, with its interval. */
 export function differenceTable(caption: string, { metrics, rows }: Comparison): Block {
   return {
     kind: 'table',

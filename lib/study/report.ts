@@ -1,7 +1,7 @@
 // A study's results as a page: what was run, tables, plots, and what their intervals show.
 import { bytes, duration, grouped } from '../report/format.js'
 import type { Block, Page, Section } from '../report/html.js'
-import type { StudyLine } from './lines.js'
+import { failureTexts, type StudyLine } from './lines.js'
 import type { Part } from './plan.js'
 import {
   differencePlots,
@@ -14,7 +14,9 @@ import {
 import {
   type Comparison,
   compare,
+  type Difference,
   type Row,
+  type Shown,
   type Sweep,
   shownDifferences,
   studyRows,
@@ -30,6 +32,7 @@ import {
   trackMetrics,
   tracks,
 } from './tracks.js'
+import { methodVariants } from './variants.js'
 
 /** A comparison with the words that introduce it. */
 interface Told {
@@ -146,27 +149,34 @@ function fusionSection(all: readonly Row[]): { section?: Section; told: Told[] }
 
 /** Sentences about intervals that leave out zero, and about nothing else. */
 export function conclusions(told: readonly Told[]): string[] {
-  const names = (entries: { row: Row }[]) => entries.map(({ row }) => row.name).join('; ')
+  const names = (entries: Shown['better']) =>
+    entries.map(({ row, difference }) => `${row.name}${difference.firm ? '**' : ''}`).join('; ')
   return told.flatMap(({ where, comparison }) =>
     shownDifferences(comparison).map(({ metric, better, worse }) => {
-      const parts = [
-        ...(better.length > 0
-          ? [`better than ${comparison.reference.name}: ${names(better)}`]
-          : []),
+      const sides = [
+        ...(better.length > 0 ? [`better: ${names(better)}`] : []),
         ...(worse.length > 0 ? [`worse: ${names(worse)}`] : []),
       ]
-      return `${where}, ${metric.name}: ${parts.join('. ')}.`
+      return `${where}, ${metric.name}, against ${comparison.reference.name}: ${sides.join('. ')}.`
     }),
   )
 }
 
 function conclusionsSection(told: readonly Told[]): Section[] {
-  if (told.length === 0) return []
-  const items = conclusions(told)
+  const differences = told.flatMap(({ comparison }) =>
+    comparison.rows.flatMap((row) => row.differences.filter((one) => one?.interval)),
+  )
+  if (differences.length === 0) return []
+  const count = (test: (one: Difference) => boolean) =>
+    differences.filter((one) => test(one!)).length
   const lead =
-    items.length > 0
-      ? 'Differences whose interval leaves out zero. Of all others these runs say nothing.'
-      : 'No interval of a difference leaves out zero: these runs show none.'
+    `Of ${grouped(differences.length)} differences ${grouped(count(({ shown }) => shown))} have a ` +
+    '95 % interval that leaves out zero; ' +
+    `${grouped(Math.round(differences.length / 20))} would by chance if there were none. ` +
+    `${grouped(count(({ firm }) => firm))} hold when a figure's intervals are widened so that all ` +
+    'rows hold at once: these are marked ** and can be relied on singly. Of all other differences ' +
+    'these runs say nothing.'
+  const items = conclusions(told)
   const list: Block[] = items.length > 0 ? [{ kind: 'list', items }] : []
   return [{ title: 'What the intervals show', blocks: [{ kind: 'text', text: lead }, ...list] }]
 }
@@ -215,10 +225,17 @@ function studySection(store: StudyStore, study: StudyLine, settings: StudySettin
       },
     },
   ]
-  if (store.failures.size > 0) {
-    const failures = [...store.failures.values()]
-    const list = failures.map(({ key, code, message }) => `${key}: [${code}] ${message}`)
-    blocks.push({ kind: 'text', text: 'Cases that failed:' }, { kind: 'list', items: list })
+  blocks.push({
+    kind: 'table',
+    table: {
+      caption: 'The methods',
+      titles: ['method', 'trains'],
+      rows: methodVariants(settings).map(({ name, about = '' }) => [name, about]),
+    },
+  })
+  const failures = failureTexts([...store.failures.values()])
+  if (failures.length > 0) {
+    blocks.push({ kind: 'text', text: 'Cases that failed:' }, { kind: 'list', items: failures })
   }
   return { title: 'What was run', blocks }
 }
@@ -245,9 +262,10 @@ export async function studyPage(store: StudyStore, seeds: number): Promise<Page>
     title: 'Fine-tuning methods side by side',
     lead:
       'Means are over seeds, with Student’s 95 % interval over seeds. Differences are paired ' +
-      'over the same seeds and items; their error counts both as samples, and the intervals of a ' +
-      'column hold together with 95 % (Bonferroni); * marks those that leave out zero. Losses are ' +
-      'in nats: of the reference answer’s tokens, or of the right option among the options.',
+      'over the same seeds and items, and their error counts both as samples; * marks a 95 % ' +
+      'interval that leaves out zero, ** one that does so when widened for all rows of its column ' +
+      '(Bonferroni). Losses are in nats: of the reference answer’s tokens, or of the right option ' +
+      'among the options.',
     sections: [
       ...conclusionsSection(found.flatMap(({ told }) => told)),
       studySection(store, study, settings),

@@ -115,14 +115,20 @@ export function rowDifference(
   return pairedDifference(side(0), side(1), level)
 }
 
+export interface Difference extends Estimate {
+  /** The 95 % interval leaves out zero. */
+  shown: boolean
+  /** So does a wider one, which holds for all rows of the metric at once. */
+  firm: boolean
+}
+
 /** Rows against one of them. */
 export interface Comparison {
   reference: Row
   metrics: readonly Metric[]
-  rows: { row: Row; differences: (Estimate | undefined)[] }[]
+  rows: { row: Row; differences: (Difference | undefined)[] }[]
 }
 
-/** The differences' intervals hold together for all rows of a metric. */
 export function compare(
   rows: readonly Row[],
   reference: Row,
@@ -130,27 +136,36 @@ export function compare(
 ): Comparison {
   const others = rows.filter((row) => row !== reference && row.name !== 'base')
   const level = jointLevel(others.length)
+  const difference = (row: Row, metric: Metric): Difference | undefined => {
+    const single = rowDifference(row, reference, metric, 0.95)
+    if (!single) return undefined
+    const joint = rowDifference(row, reference, metric, level)!
+    return { ...single, shown: excludesZero(single), firm: excludesZero(joint) }
+  }
   const found = others.map((row) => ({
     row,
-    differences: metrics.map((metric) => rowDifference(row, reference, metric, level)),
+    differences: metrics.map((metric) => difference(row, metric)),
   }))
   return { reference, metrics, rows: found }
 }
 
-/** What the intervals of a comparison show: for each metric the rows that are better, or worse. */
-export function shownDifferences({ metrics, rows }: Comparison): {
+/** Rows of one metric whose difference is shown. */
+export interface Shown {
   metric: Metric
-  better: { row: Row; estimate: Estimate }[]
-  worse: { row: Row; estimate: Estimate }[]
-}[] {
+  better: { row: Row; difference: Difference }[]
+  worse: { row: Row; difference: Difference }[]
+}
+
+/** What the intervals of a comparison show, metric by metric. */
+export function shownDifferences({ metrics, rows }: Comparison): Shown[] {
   return metrics.flatMap((metric, m) => {
     const shown = rows.flatMap(({ row, differences }) => {
-      const estimate = differences[m]
-      return estimate && excludesZero(estimate) ? [{ row, estimate }] : []
+      const difference = differences[m]
+      return difference?.shown ? [{ row, difference }] : []
     })
     if (shown.length === 0) return []
-    const isBetter = ({ estimate }: { estimate: Estimate }) =>
-      metric.better === 'higher' ? estimate.mean > 0 : estimate.mean < 0
+    const isBetter = ({ difference }: { difference: Difference }) =>
+      metric.better === 'higher' ? difference.mean > 0 : difference.mean < 0
     return [
       {
         metric,

@@ -49,15 +49,19 @@ export async function scoreLoss(
 
 /**
  * Log-probabilities of the options up to a constant. Options that differ in their last token alone
- * take one forward pass together, others one each.
+ * take one forward pass `together`, others one each.
  */
-async function optionScores(model: Model, options: readonly EncodedSample[]): Promise<number[]> {
+async function optionScores(
+  model: Model,
+  options: readonly EncodedSample[],
+  together: boolean,
+): Promise<number[]> {
   const [first] = options
   const end = first!.tokens.length - 1
-  const together = options.every(
+  const same = options.every(
     ({ tokens }) => tokens.length === end + 1 && commonPrefix(tokens, first!.tokens) >= end,
   )
-  if (together && end > 0) {
+  if (together && same && end > 0) {
     const logits = await model.logits(first!.tokens.subarray(0, end))
     const vocabulary = logits.length / end
     const last = logits.subarray((end - 1) * vocabulary)
@@ -71,13 +75,13 @@ async function optionScores(model: Model, options: readonly EncodedSample[]): Pr
 export async function scoreChoice(
   model: Model,
   items: readonly ChoiceItem[],
-  signal?: AbortSignal,
+  { together, signal }: { together: boolean; signal?: AbortSignal | undefined },
 ): Promise<{ chosen: number[]; choiceLoss: number[] }> {
   const chosen: number[] = []
   const choiceLoss: number[] = []
   for (const { options, gold } of items) {
     requireGoing(signal)
-    const scores = await optionScores(model, options)
+    const scores = await optionScores(model, options, together)
     const best = Math.max(...scores)
     const sum = scores.reduce((total, score) => total + Math.exp(score - best), 0)
     chosen.push(pickOption(scores) === gold ? 1 : 0)
@@ -101,16 +105,21 @@ async function scoreAnswers(
   return results.map(({ text }, i) => (isCorrect(text, items[i]!.gold) ? 1 : 0))
 }
 
-/**
- * Scores the named sets. `generate`: also what needs generation. Throws CANCELLED, NOT_FINITE when
- * the model answers with no numbers.
- */
+export interface ScoreOptions {
+  /** Also what needs generation. */
+  generate: boolean
+  /** A model whose computation depends on where the prompt ends cannot score options together. */
+  together: boolean
+  signal?: AbortSignal | undefined
+}
+
+/** Scores the named sets. Throws CANCELLED, NOT_FINITE when the model answers with no numbers. */
 export async function scoreSets(
   model: Model,
   tests: ReadonlyMap<string, TestItems>,
   names: readonly string[],
   settings: StudySettings,
-  { generate, signal }: { generate: boolean; signal?: AbortSignal | undefined },
+  { generate, together, signal }: ScoreOptions,
 ): Promise<Scores> {
   const scores: Scores = {}
   // All sets' questions are answered together, so that slots stay filled.
@@ -119,7 +128,7 @@ export async function scoreSets(
     const { loss, choice, answer } = tests.get(name)!
     const found: SetScores = {}
     if (loss) found.loss = await scoreLoss(model, loss, signal)
-    if (choice) Object.assign(found, await scoreChoice(model, choice, signal))
+    if (choice) Object.assign(found, await scoreChoice(model, choice, { together, signal }))
     scores[name] = found
     if (answer && generate) asked.push({ name, items: answer })
   }

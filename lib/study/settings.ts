@@ -37,7 +37,7 @@ export interface StudySettings {
   /** Longest generated answer, and how many are generated at once. */
   maxNewTokens: number
   slots: number
-  /** Steps that a rate is moved on the ladder at most when the best is at its edge. */
+  /** Rates tried at most beyond the first three, while the best is at their edge. */
   sweepExtensions: number
   /** Share of the training rows that selections and masks are calibrated on. */
   calibrationShare: number
@@ -56,15 +56,15 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
     preset: 'cpu',
     rank: 16,
     training: { math: { batch: 8, steps: 16 }, commonsense: { batch: 16, steps: 16 } },
-    maxLength: 384,
+    maxLength: 256,
     trainRows: 1024,
     validationRows: 32,
     items: 32,
-    answers: 16,
-    mmlu: 48,
+    answers: 12,
+    mmlu: 40,
     textBlocks: 16,
     textLength: 256,
-    maxNewTokens: 80,
+    maxNewTokens: 64,
     slots: 32,
     sweepExtensions: 2,
     calibrationShare: 0.02,

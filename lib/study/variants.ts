@@ -24,6 +24,8 @@ export interface Variant {
   about?: string
   /** Where the search for a learning rate begins; variations take that of `s2ft`. */
   rate?: number
+  /** What it computes depends on where a prompt ends, which samples tell by their labels. */
+  needsPrompt?: boolean
   method: (context: MethodContext) => Method
 }
 
@@ -67,7 +69,7 @@ export function methodVariants(settings: StudySettings): Variant[] {
     {
       name: 's2ft',
       about: 'o and down, units at random',
-      rate: 1e-3,
+      rate: 3e-3,
       method: (context) => methods.s2ft({ budget: budget(context), seed: context.seed }),
     },
     {
@@ -86,13 +88,14 @@ export function methodVariants(settings: StudySettings): Variant[] {
       name: 'loreft',
       about: 'rank 4 on the hidden states',
       rate: 3e-3,
+      needsPrompt: true,
       method: loreft,
     },
     ...settings.masks.map(
       (selection): Variant => ({
         name: `sparse ${selection}`,
         about: 'single elements of all linear layers',
-        rate: 1e-3,
+        rate: 3e-3,
         method: (context) =>
           methods.sparse({
             share: sparseShare(context),
@@ -167,7 +170,6 @@ const components: readonly (readonly ModuleKind[])[] = [
   ['q', 'k', 'v', 'o'],
   ['gate', 'up'],
   ['down'],
-  ['gate', 'up', 'down'],
   [...MODULE_KINDS],
 ]
 

@@ -18,7 +18,8 @@ export function studyDataFolder(): string {
     mkdirSync(dirname(join(folder, file)), { recursive: true })
     writeFileSync(join(folder, file), text)
   }
-  const rows = <T>(count: number, make: (i: number) => T) => Array.from({ length: count }, (_, i) => make(i))
+  const rows = <T>(count: number, make: (i: number) => T) =>
+    Array.from({ length: count }, (_, i) => make(i))
   const lines = (values: object[]) => values.map((value) => `${JSON.stringify(value)}\n`).join('')
   write(
     'math/gsm8k-train.jsonl',

@@ -17,6 +17,7 @@ const commands = [
   ['bench', 'growth'],
   ['bench', 'report'],
   ['bench', 'all'],
+  ['bench', 'study'],
   ['bench', 'serve'],
   ['devices'],
 ]

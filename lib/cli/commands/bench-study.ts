@@ -87,12 +87,16 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
   const settings = studySettings(options.quick ? 'quick' : options.preset)
   const store = await StudyStore.open(join(options.output, 'results.jsonl'))
   const interrupt = interruptSignal(() => out.note('stopping; call again to go on'))
-  let outcome: Awaited<ReturnType<typeof measure>> | undefined
+  let outcome: import('../../study/run.js').Outcome
   try {
-    outcome = await measure(options, settings, store, out, interrupt.signal)
+    const measure = await prepare(options, settings, store, out, interrupt.signal)
+    try {
+      outcome = await measure()
+    } finally {
+      await writeReports(options, store, out)
+    }
   } finally {
     interrupt.stop()
-    if (store.study) await writeReports(options, store, out)
   }
   const { done, left, secondsLeft, failed } = outcome
   out.event({ type: 'progress', done, left, secondsLeft: Math.round(secondsLeft) })
@@ -100,18 +104,20 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     out.note(`${done} cases done, at least ${left} left (${duration(secondsLeft)}): call again`)
   }
   if (failed.length > 0) {
-    const list = failed.map(({ key, code, message }) => `${key}: [${code}] ${message}`)
-    throw new S2FTError('INTERNAL', `${failed.length} cases failed: ${list.join('; ')}`)
+    const { failureTexts } = await import('../../study/lines.js')
+    const reasons = failureTexts(failed).join('; ')
+    throw new S2FTError('INTERNAL', `${failed.length} cases failed: ${reasons}`)
   }
 }
 
-async function measure(
+/** Loads the data and checks that the results are of the same study; the answer runs its cases. */
+async function prepare(
   options: Options & CommonOptions,
   settings: import('../../study/settings.js').StudySettings,
   store: import('../../study/store.js').StudyStore,
   out: Output,
   signal: AbortSignal,
-) {
+): Promise<() => Promise<import('../../study/run.js').Outcome>> {
   const { Model } = await import('../../index.js')
   const { runHeader } = await import('../../bench/run-header.js')
   const { loadStudyData } = await import('../../study/data.js')
@@ -121,32 +127,33 @@ async function measure(
   const { device, dtype, threads, arithmetic, seeds, only, minutes } = options
   const load = () => Model.load(options.model, { device, dtype, threads, arithmetic })
   const started = performance.now()
-  const { data, study } = await (async () => {
+  let data: Awaited<ReturnType<typeof loadStudyData>>
+  {
     await using model = await load()
-    const data = await loadStudyData(options.data, await model.tokenizer(), settings)
-    return { data, study: await describeStudy(model, data, settings) }
-  })()
-  store.require(study)
+    data = await loadStudyData(options.data, await model.tokenizer(), settings)
+    store.require(await describeStudy(model, data, settings))
+  }
   const header = await runHeader(commandWords(options), threads)
   const adapters = join(options.output, 'adapters')
   const context = { settings, data, load, adapters, signal }
+  const spent = (performance.now() - started) / 1000
   let first = true
-  return runStudy({
-    ...{ settings, seeds, only, store, signal },
-    seconds:
-      minutes === undefined ? undefined : 60 * minutes - (performance.now() - started) / 1000,
-    run: (spec) => {
-      // A call that computes nothing leaves no trace.
-      if (first) store.add(header)
-      first = false
-      return runCase(spec, context)
-    },
-    onCase: ({ part }, line) => {
-      out.event({ part, ...line })
-      if (line.type === 'failure') out.note(`${line.key}: failed: [${line.code}] ${line.message}`)
-      else out.note(`${line.key}: ${line.seconds.toFixed(1)} s`)
-    },
-  })
+  return () =>
+    runStudy({
+      ...{ settings, seeds, only, store, signal },
+      seconds: minutes === undefined ? undefined : 60 * minutes - spent,
+      run: (spec) => {
+        // A call that computes nothing leaves no trace.
+        if (first) store.add(header)
+        first = false
+        return runCase(spec, context)
+      },
+      onCase: ({ part }, line) => {
+        out.event({ part, ...line })
+        if (line.type === 'failure') out.note(`${line.key}: failed: [${line.code}] ${line.message}`)
+        else out.note(`${line.key}: ${line.seconds.toFixed(1)} s`)
+      },
+    })
 }
 
 /** The command as one would type it to get all of these results again. */
