@@ -1,8 +1,8 @@
 // A study's results as a page: what was run, tables, plots, and what their intervals show.
-import { bytes, duration, grouped } from '../report/format.js'
 import type { Block, Page, Section } from '../report/html.js'
-import { failureTexts, type StudyLine } from './lines.js'
+import { conclusionsSection, type Told } from './conclusions.js'
 import type { Part } from './plan.js'
+import { studySection } from './report-facts.js'
 import {
   differencePlots,
   differenceTable,
@@ -11,17 +11,8 @@ import {
   rateBlocks,
   spreadTable,
 } from './report-tables.js'
-import {
-  type Comparison,
-  compare,
-  type Difference,
-  type Row,
-  type Shown,
-  type Sweep,
-  shownDifferences,
-  studyRows,
-} from './rows.js'
-import { type Preset, type StudySettings, studySettings } from './settings.js'
+import { compare, type Row, type Sweep, studyRows } from './rows.js'
+import { type Preset, studySettings } from './settings.js'
 import type { StudyStore } from './store.js'
 import {
   farMetrics,
@@ -32,13 +23,6 @@ import {
   trackMetrics,
   tracks,
 } from './tracks.js'
-import { methodVariants } from './variants.js'
-
-/** A comparison with the words that introduce it. */
-interface Told {
-  where: string
-  comparison: Comparison
-}
 
 const variationTitles: readonly [Part, string][] = [
   ['selection', 'Which units'],
@@ -119,7 +103,7 @@ function seedsSection(all: readonly Row[]): Section[] {
     : [{ title: 'Seeds', blocks: [{ kind: 'text', text }, ...blocks] }]
 }
 
-/** Fused adapters: every family against LoRA with the same weights. */
+/** Fused adapters: against LoRA's with the same weights, and disjoint ones against overlapping. */
 function fusionSection(all: readonly Row[]): { section?: Section; told: Told[] } {
   const rows = all.filter((row) => row.part === 'fusion')
   if (rows.length === 0) return { told: [] }
@@ -130,9 +114,15 @@ function fusionSection(all: readonly Row[]): { section?: Section; told: Told[] }
   )
   const weightsOf = (row: Row) => /[\d.]+ \+ [\d.]+$/.exec(row.name)![0]
   const told = [...new Set(rows.map(weightsOf))].flatMap((weights) => {
-    const group = rows.filter((row) => weightsOf(row) === weights)
-    const reference = group.find((row) => row.name === `lora ${weights}`)
-    return reference ? compared(`Fusion, weights ${weights}`, group, reference, metrics) : []
+    const same = rows.filter((row) => weightsOf(row) === weights)
+    const groups = [
+      ['lora', same],
+      ['s2ft overlapping', same.filter((row) => row.name.startsWith('s2ft'))],
+    ] as const
+    return groups.flatMap(([family, group]) => {
+      const reference = group.find((row) => row.name === `${family} ${weights}`)
+      return reference ? compared(`Fusion, weights ${weights}`, group, reference, metrics) : []
+    })
   })
   const text =
     'A math and a commonsense adapter added to the base with the weights named (math + ' +
@@ -145,99 +135,6 @@ function fusionSection(all: readonly Row[]): { section?: Section; told: Told[] }
     ...told.flatMap((one) => differenceBlocks(one, one.where.includes('1 + 1'))),
   ]
   return { section: { title: 'Fusion', blocks }, told }
-}
-
-/** Sentences about intervals that leave out zero, and about nothing else. */
-export function conclusions(told: readonly Told[]): string[] {
-  const names = (entries: Shown['better']) =>
-    entries.map(({ row, difference }) => `${row.name}${difference.firm ? '**' : ''}`).join('; ')
-  return told.flatMap(({ where, comparison }) =>
-    shownDifferences(comparison).map(({ metric, better, worse }) => {
-      const sides = [
-        ...(better.length > 0 ? [`better: ${names(better)}`] : []),
-        ...(worse.length > 0 ? [`worse: ${names(worse)}`] : []),
-      ]
-      return `${where}, ${metric.name}, against ${comparison.reference.name}: ${sides.join('. ')}.`
-    }),
-  )
-}
-
-function conclusionsSection(told: readonly Told[]): Section[] {
-  const differences = told.flatMap(({ comparison }) =>
-    comparison.rows.flatMap((row) => row.differences.filter((one) => one?.interval)),
-  )
-  if (differences.length === 0) return []
-  const count = (test: (one: Difference) => boolean) =>
-    differences.filter((one) => test(one!)).length
-  const lead =
-    `Of ${grouped(differences.length)} differences ${grouped(count(({ shown }) => shown))} have a ` +
-    '95 % interval that leaves out zero; ' +
-    `${grouped(Math.round(differences.length / 20))} would by chance if there were none. ` +
-    `${grouped(count(({ firm }) => firm))} hold when a figure's intervals are widened so that all ` +
-    'rows hold at once: these are marked ** and can be relied on singly. Of all other differences ' +
-    'these runs say nothing.'
-  const items = conclusions(told)
-  const list: Block[] = items.length > 0 ? [{ kind: 'list', items }] : []
-  return [{ title: 'What the intervals show', blocks: [{ kind: 'text', text: lead }, ...list] }]
-}
-
-function trainingText({ training }: StudySettings, track: Track): string {
-  const { batch, steps, epochs } = training[track]
-  return steps === undefined
-    ? `${epochs} epochs in batches of ${batch}`
-    : `${steps} steps of ${batch} samples`
-}
-
-function studySection(store: StudyStore, study: StudyLine, settings: StudySettings): Section {
-  const { runs } = store
-  const distinct = (values: readonly string[]) => [...new Set(values)].join('; ')
-  const seconds = [...store.cases.values()].reduce((sum, line) => sum + line.seconds, 0)
-  const facts: [string, string][] = [
-    ['model', `${study.model.split('/').at(-1)}, ${grouped(study.parameters)} parameters`],
-    ['weights', `${study.dtype} on ${study.device}`],
-    ...tracks.map((track): [string, string] => [
-      `training, ${track}`,
-      `${trainingText(settings, track)}, drawn of ${grouped(study.rows[`${track}: train`]!)} rows`,
-    ]),
-    ['budget', `as many values as LoRA of rank ${settings.rank} on all linear layers`],
-    ['CPU', distinct(runs.map(({ machine }) => `${machine.cpu}, ${machine.cores} cores`))],
-    ['memory', distinct(runs.map(({ machine }) => bytes(machine.memory)))],
-    [
-      'software',
-      distinct(runs.map(({ version, node, gemm }) => `s2ft ${version}, Node ${node}, ${gemm}`)),
-    ],
-    ['begun', runs[0]?.date.slice(0, 16).replace('T', ' ') ?? '-'],
-    ['cases', `${store.cases.size} in ${duration(seconds)}`],
-  ]
-  const items = Object.entries(study.rows).filter(([name]) => !name.includes(': train'))
-  const blocks: Block[] = [
-    ...[...new Set(runs.map(({ command }) => command))].map(
-      (text): Block => ({ kind: 'command', text }),
-    ),
-    { kind: 'table', table: { caption: 'The study', titles: ['what', 'found'], rows: facts } },
-    {
-      kind: 'table',
-      table: {
-        caption: 'Rows that decide the rate, and items scored',
-        titles: ['set', 'rows'],
-        rows: items.map(([name, count]) => [name, grouped(count)]),
-        right: [1],
-      },
-    },
-  ]
-  blocks.push({
-    kind: 'table',
-    table: {
-      caption: 'The methods',
-      titles: ['method', 'trains'],
-      rows: methodVariants(settings).map(({ name, about = '' }) => [name, about]),
-    },
-  })
-  const failures = failureTexts([...store.failures.values()])
-  if (failures.length > 0) {
-    blocks.push({ kind: 'text', text: 'Cases that failed:' }, { kind: 'list', items: failures })
-  }
-  return { title: 'What was run', blocks }
 }
 
 function ratesSection(sweeps: readonly Sweep[]): Section[] {

@@ -55,7 +55,7 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
   cpu: {
     preset: 'cpu',
     rank: 16,
-    training: { math: { batch: 8, steps: 16 }, commonsense: { batch: 16, steps: 16 } },
+    training: { math: { batch: 8, steps: 12 }, commonsense: { batch: 16, steps: 12 } },
     maxLength: 256,
     trainRows: 1024,
     validationRows: 32,

@@ -75,13 +75,13 @@ export function methodVariants(settings: StudySettings): Variant[] {
     {
       name: 'lora',
       about: `rank ${settings.rank} on all linear layers`,
-      rate: 1e-3,
+      rate: 3e-3,
       method: ({ seed }) => methods.lora({ r: settings.rank, alpha: 2 * settings.rank, seed }),
     },
     {
       name: 'dora',
       about: `rank ${settings.rank} on all linear layers`,
-      rate: 1e-3,
+      rate: 3e-3,
       method: ({ seed }) => methods.dora({ r: settings.rank, alpha: 2 * settings.rank, seed }),
     },
     {
@@ -107,10 +107,10 @@ export function methodVariants(settings: StudySettings): Variant[] {
     ),
     {
       name: 'lisa',
-      about: '2 layers at a time, embedding and head; drawn anew 8 times',
-      rate: 1e-4,
+      about: '2 layers at a time, embedding and head; drawn anew 6 times',
+      rate: 3e-4,
       method: (context) =>
-        methods.lisa({ layers: 2, interval: every(context, 8), seed: context.seed }),
+        methods.lisa({ layers: 2, interval: every(context, 6), seed: context.seed }),
     },
     {
       name: 'galore',
@@ -123,7 +123,7 @@ export function methodVariants(settings: StudySettings): Variant[] {
           seed: context.seed,
         }),
     },
-    { name: 'full', about: 'every weight', rate: 1e-4, method: () => methods.full() },
+    { name: 'full', about: 'every weight', rate: 3e-4, method: () => methods.full() },
   ]
 }
 
