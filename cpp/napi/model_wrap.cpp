@@ -204,10 +204,17 @@ Napi::Value ModelWrap::score(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     auto state = live();
     auto samples = std::make_shared<OwnedSamples>(read_samples(info[0]));
+    std::vector<std::vector<int32_t>> candidates;
+    if (info[1].IsArray()) {
+      const auto lists = info[1].As<Napi::Array>();
+      for (uint32_t i = 0; i < lists.Length(); ++i)
+        candidates.push_back(get_ints(lists.Get(i), "candidates"));
+    }
     return run_async(
         info.Env(), state->worker,
-        [state, samples] {
-          return s2ft::score(*state->model, samples->views(), &state->worker->stopping);
+        [state, samples, candidates] {
+          return s2ft::score(*state->model, samples->views(), candidates,
+                             &state->worker->stopping);
         },
         [](Napi::Env env, std::vector<std::vector<float>>& out) -> Napi::Value {
           auto array = Napi::Array::New(env, out.size());

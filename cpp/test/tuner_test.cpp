@@ -236,6 +236,30 @@ TEST(packing_does_not_leak_between_samples) {
   }
 }
 
+TEST(candidates_score_as_last_tokens_do) {
+  auto model = tiny_model(tiny_config(), DType::f32);
+  const TinyData data = tiny_data({8, 1, 5}, 37);
+  const auto samples = data.samples();
+  const std::vector<std::vector<int32_t>> candidates = {{3, 36, 3}, {0, 7}, {}};
+  const auto rows = score(*model, samples, candidates);
+  const auto plain = score(*model, samples);
+  for (size_t s = 0; s < samples.size(); ++s) {
+    CHECK(rows[s].size() == plain[s].size() + candidates[s].size());
+    for (size_t i = 0; i < plain[s].size(); ++i)
+      CHECK_NEAR(rows[s][i], plain[s][i], 1e-5);
+    for (size_t c = 0; c < candidates[s].size(); ++c) {
+      std::vector<int32_t> longer(samples[s].tokens,
+                                  samples[s].tokens + samples[s].length);
+      longer.push_back(candidates[s][c]);
+      const Sample whole{longer.data(), nullptr, int32_t(longer.size())};
+      CHECK_NEAR(rows[s][plain[s].size() + c], score(*model, {whole})[0].back(), 1e-5);
+    }
+  }
+  const std::vector<std::vector<int32_t>> few = {{3}}, unknown = {{37}, {}, {}};
+  CHECK_THROWS_CODE(score(*model, samples, few), "INVALID_ARGUMENT");
+  CHECK_THROWS_CODE(score(*model, samples, unknown), "INVALID_ARGUMENT");
+}
+
 TEST(the_plan_is_what_the_arena_takes) {
   auto model = tiny_model(tiny_config(), DType::f32);
   Tuner tuner(model, s2ft_method(), OptimizerSpec(), Recompute::selective);

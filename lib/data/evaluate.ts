@@ -93,6 +93,16 @@ export function encodeChoice(
   options: PromptOptions = {},
 ): EncodedChoice {
   const { labels, gold, answers } = choicesOf(row)
+  return { labels, gold, ...encodeOptions(row, answers, tokenizer, options) }
+}
+
+/** A row's prompt, and its continuation by each of the answers with labels on the answer alone. */
+export function encodeOptions(
+  row: DataRow,
+  answers: readonly string[],
+  tokenizer: SampleTokenizer,
+  options: PromptOptions = {},
+): Pick<EncodedChoice, 'prompt' | 'options'> {
   const prompt = encodePrompt(row, tokenizer, options)
   const { chat } = promptText(row, tokenizer, options.template ?? 'auto')
   const encoded = answers.map((answer) => {
@@ -106,7 +116,7 @@ export function encodeChoice(
     const scored = tokens.map((id, i) => (i < start ? IGNORED : id))
     return { tokens, labels: scored, source: row.source }
   })
-  return { prompt, labels, gold, options: sequences }
+  return { prompt, options: sequences }
 }
 
 /** What is right for a generated answer, and how it is read. */

@@ -30,6 +30,7 @@ export {
   type EncodedChoice,
   type EncodedPrompt,
   encodeChoice,
+  encodeOptions,
   encodePrompt,
   type Gold,
   goldOf,

@@ -7,42 +7,16 @@ import {
   isCorrect,
   pickOption,
 } from '../data/index.js'
-import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
-import { wilsonInterval } from './interval.js'
+import { scoreOptions } from './score-options.js'
 import type { AccuracyResult, EvalOptions } from './types.js'
+import { accuracyOf, evaluateUnits, fileOrder, RunningAccuracy } from './units.js'
 
-function checkSignal(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new S2FTError('CANCELLED', 'the evaluation was cancelled')
-}
-
-/** Counts answers and reports them as they come. */
-class Tally {
-  correct = 0
-  count = 0
-
-  constructor(
-    private readonly total: number,
-    private readonly options: EvalOptions,
-  ) {}
-
-  add(source: string, correct: boolean, sample: object): void {
-    this.count++
-    if (correct) this.correct++
-    this.options.onSample?.({ source, correct, ...sample })
-  }
-
-  progress(): void {
-    const share = this.correct / Math.max(1, this.count)
-    const running = `accuracy ${(100 * share).toFixed(1)}%`
-    this.options.onProgress?.(this.count, this.total, running)
-  }
-
-  result(): Pick<AccuracyResult, 'accuracy' | 'interval' | 'correct' | 'count'> {
-    const { correct, count } = this
-    return { accuracy: correct / count, interval: wilsonInterval(correct, count), correct, count }
-  }
-}
+/**
+ * Prompts in a unit of generation, in batches: slots are refilled within a unit only, so a unit
+ * is long enough that its end, where few slots are busy, costs little.
+ */
+const BATCHES_IN_UNIT = 8
 
 /**
  * Multiple choice by log-probability: of the options, put in the answer's place, the most likely
@@ -54,23 +28,27 @@ export async function evaluateChoice(
   options: EvalOptions,
 ): Promise<AccuracyResult> {
   const tokenizer = await model.tokenizer()
-  const tally = new Tally(dataset.rows.length, options)
-  for (let i = 0; i < dataset.rows.length; i += options.batchSize) {
-    checkSignal(options.signal)
-    const questions = dataset.rows
-      .slice(i, i + options.batchSize)
-      .map((row) => encodeChoice(row, tokenizer, { template: options.template }))
-    const scores = await model.scoreBatch(questions.flatMap((question) => question.options))
-    let at = 0
-    for (const { prompt, labels, gold, options: sequences } of questions) {
-      const logProbs = sequences.map(() => scores[at++]!.reduce((sum, value) => sum + value, 0))
-      const picked = pickOption(logProbs)
-      const answer = labels[picked] ?? null
-      tally.add(prompt.source, picked === gold, { answer, expected: labels[gold], logProbs })
-    }
-    tally.progress()
+  const { rows } = dataset
+  const units = {
+    order: fileOrder(rows.length),
+    size: options.batchSize,
+    running: new RunningAccuracy(),
+    evaluate: async (indices: number[], finished: NonNullable<EvalOptions['onSample']>) => {
+      const { template } = options
+      const questions = indices.map((i) => encodeChoice(rows[i]!, tokenizer, { template }))
+      const scores = await scoreOptions(model, questions)
+      for (const [k, { prompt, labels, gold }] of questions.entries()) {
+        const logProbs = scores[k]!
+        const picked = pickOption(logProbs)
+        const answer = labels[picked] ?? null
+        const { source } = prompt
+        const correct = picked === gold
+        finished({ index: indices[k]!, source, correct, answer, expected: labels[gold], logProbs })
+      }
+    },
   }
-  return { task: 'choice', scoring: 'logprob', ...tally.result() }
+  const samples = await evaluateUnits(units, options)
+  return { task: 'choice', scoring: 'logprob', ...accuracyOf(samples) }
 }
 
 /**
@@ -88,21 +66,28 @@ export async function evaluateGenerated(
     const { tokens, source } = encodePrompt(row, tokenizer, { template: options.template })
     return { tokens, source, gold: goldOf(row, task) }
   })
-  const tally = new Tally(rows.length, options)
-  const prompts = rows.map((row) => row.tokens)
-  await model.generateBatch(prompts, {
-    slots: options.batchSize,
-    maxNewTokens: options.maxNewTokens,
-    ...(options.signal && { signal: options.signal }),
-    onResult: (index, { text, finishReason }) => {
-      if (finishReason === 'abort') return
-      const { source, gold } = rows[index]!
-      const expected = gold.task === 'math' ? gold.value : gold.label
-      tally.add(source, isCorrect(text, gold), { expected, text, finishReason })
-      tally.progress()
+  const units = {
+    order: fileOrder(rows.length),
+    size: BATCHES_IN_UNIT * options.batchSize,
+    running: new RunningAccuracy(),
+    evaluate: async (indices: number[], finished: NonNullable<EvalOptions['onSample']>) => {
+      const prompts = indices.map((i) => rows[i]!.tokens)
+      await model.generateBatch(prompts, {
+        slots: options.batchSize,
+        maxNewTokens: options.maxNewTokens,
+        ...(options.signal && { signal: options.signal }),
+        onResult: (k, { text, finishReason }) => {
+          if (finishReason === 'abort') return
+          const index = indices[k]!
+          const { source, gold } = rows[index]!
+          const expected = gold.task === 'math' ? gold.value : gold.label
+          const correct = isCorrect(text, gold)
+          finished({ index, source, correct, expected, text, finishReason })
+        },
+      })
     },
-  })
-  checkSignal(options.signal)
+  }
+  const samples = await evaluateUnits(units, options)
   const scoring = task === 'choice' ? { scoring: 'generate' as const } : {}
-  return { task, ...scoring, ...tally.result() }
+  return { task, ...scoring, ...accuracyOf(samples) }
 }

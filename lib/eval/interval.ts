@@ -34,3 +34,24 @@ export function meanLossInterval(
   const error = Math.sqrt((n / (n - 1)) * squares) / tokens
   return [mean - Z95 * error, mean + Z95 * error]
 }
+
+/** An estimate and its 95% interval. */
+export interface Estimate {
+  value: number
+  interval: [number, number]
+}
+
+/**
+ * Mean of independent estimates, each with the same weight, and its 95% interval: the distances
+ * of the estimates from the ends of their own intervals add as variances do (Zou and Donner 2008,
+ * MOVER). Unlike one from p (1 - p) / n it is not empty when all answers of all parts are right.
+ */
+export function meanInterval(estimates: readonly Estimate[]): Estimate {
+  const n = estimates.length
+  const value = estimates.reduce((sum, estimate) => sum + estimate.value, 0) / n
+  const distance = (side: 0 | 1) =>
+    Math.sqrt(
+      estimates.reduce((sum, { value, interval }) => sum + (value - interval[side]) ** 2, 0),
+    )
+  return { value, interval: [value - distance(0) / n, value + distance(1) / n] }
+}

@@ -1,9 +1,29 @@
 // Mean loss over the completions of a data set.
 import { type Dataset, describeReport, encodeDataset, trainedTokens } from '../data/index.js'
-import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
 import { meanLossInterval } from './interval.js'
-import type { EvalOptions, LossResult } from './types.js'
+import type { EvalOptions, EvalSample, LossResult } from './types.js'
+import { evaluateUnits, fileOrder, type Running } from './units.js'
+
+/** What is counted of a sample. */
+interface Scored {
+  lossSum: number
+  tokens: number
+}
+
+class RunningLoss implements Running {
+  private readonly sum = { lossSum: 0, tokens: 0 }
+
+  add(sample: EvalSample): void {
+    const { lossSum, tokens } = sample as unknown as Scored
+    this.sum.lossSum += lossSum
+    this.sum.tokens += tokens
+  }
+
+  text(): string {
+    return `loss ${(this.sum.lossSum / this.sum.tokens).toFixed(4)}`
+  }
+}
 
 /** Scores every sample's trained tokens. Throws INVALID_DATA when nothing can be scored. */
 export async function evaluateLoss(
@@ -16,40 +36,33 @@ export async function evaluateLoss(
     ...(options.maxLength && { maxLength: options.maxLength }),
   })
   for (const warning of describeReport(report)) options.onWarning?.(warning)
-  // Neighbours of like length make batches of like cost; results do not depend on the order.
-  const order = [...samples].sort((a, b) => b.tokens.length - a.tokens.length)
-  const scored: { lossSum: number; tokens: number }[] = []
-  for (let i = 0; i < order.length; i += options.batchSize) {
-    if (options.signal?.aborted) throw new S2FTError('CANCELLED', 'the evaluation was cancelled')
-    const batch = order.slice(i, i + options.batchSize)
-    const rows = await model.scoreBatch(batch)
-    for (const [k, row] of rows.entries()) {
-      const lossSum = -row.reduce((sum, value) => sum + value, 0)
-      const tokens = trainedTokens(batch[k]!)
-      scored.push({ lossSum, tokens })
-      options.onSample?.({ source: batch[k]!.source, loss: lossSum / tokens, tokens })
-    }
-    options.onProgress?.(scored.length, order.length, `loss ${mean(scored).toFixed(4)}`)
+  // Neighbours of like length make batches of like cost.
+  const length = (i: number) => samples[i]!.tokens.length
+  const units = {
+    order: fileOrder(samples.length).sort((a, b) => length(b) - length(a)),
+    size: options.batchSize,
+    running: new RunningLoss(),
+    evaluate: async (indices: number[], finished: (sample: EvalSample) => void) => {
+      const rows = await model.scoreBatch(indices.map((i) => samples[i]!))
+      for (const [k, row] of rows.entries()) {
+        const index = indices[k]!
+        const lossSum = -row.reduce((sum, value) => sum + value, 0)
+        const tokens = trainedTokens(samples[index]!)
+        finished({ index, source: samples[index]!.source, loss: lossSum / tokens, tokens, lossSum })
+      }
+    },
   }
-  const loss = mean(scored)
+  const scored = (await evaluateUnits(units, options)) as unknown as Scored[]
+  const tokens = scored.reduce((sum, sample) => sum + sample.tokens, 0)
+  const loss = scored.reduce((sum, sample) => sum + sample.lossSum, 0) / tokens
   return {
     task: 'loss',
     loss,
     perplexity: Math.exp(loss),
     interval: meanLossInterval(scored),
     count: scored.length,
-    tokens: scored.reduce((sum, s) => sum + s.tokens, 0),
+    tokens,
     truncated: report.truncated,
     dropped: report.read - report.kept,
   }
-}
-
-function mean(scored: readonly { lossSum: number; tokens: number }[]): number {
-  let loss = 0
-  let tokens = 0
-  for (const sample of scored) {
-    loss += sample.lossSum
-    tokens += sample.tokens
-  }
-  return loss / tokens
 }

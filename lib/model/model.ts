@@ -154,14 +154,25 @@ export class Model {
 
   /**
    * For each sample, log p(labels[i + 1] | tokens[..i]) at [i], 0 where that label is -100; one
-   * value fewer than tokens.
+   * value fewer than tokens. With `candidates`, a list of tokens for each sample,
+   * log p(candidate | tokens) of each follows in its row.
    */
-  async scoreBatch(samples: readonly SampleInput[]): Promise<Float32Array[]> {
-    const batch = checkBatch(samples, this.config.native.vocabSize)
-    const scores = await this.native().score(
-      batch.map(({ tokens, labels }) => ({ tokens, labels })),
+  async scoreBatch(
+    samples: readonly SampleInput[],
+    candidates?: readonly Tokens[],
+  ): Promise<Float32Array[]> {
+    const { vocabSize } = this.config.native
+    const batch = checkBatch(samples, vocabSize).map(({ tokens, labels }) => ({ tokens, labels }))
+    if (candidates && candidates.length !== batch.length) {
+      throw new S2FTError(
+        'INVALID_ARGUMENT',
+        `candidates: expected ${batch.length} lists, one a sample, found ${candidates.length}`,
+      )
+    }
+    const lists = candidates?.map((list, i) =>
+      list.length === 0 ? new Int32Array(0) : checkTokens(list, vocabSize, `candidates[${i}]`),
     )
-    return scores.map((row, i) => row.subarray(0, batch[i]!.tokens.length - 1))
+    return this.native().score(batch, lists)
   }
 
   /** Mean negative log-likelihood over the trained tokens of all samples. */

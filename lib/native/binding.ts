@@ -258,8 +258,11 @@ export interface NativeModel {
   tensors(): { name: string; dtype: TensorDType; shape: number[] }[]
   /** [tokens * vocab] */
   logits(tokens: Int32Array): Promise<Float32Array>
-  /** For each sample, log p(tokens[i+1] | tokens[..i]) at [i]; 0 where the label is -100. */
-  score(batch: Sample[]): Promise<Float32Array[]>
+  /**
+   * For each sample, log p(tokens[i+1] | tokens[..i]) at [i]; 0 where the label is -100. With
+   * candidates, a list a sample, log p(candidate | tokens) of each follows.
+   */
+  score(batch: Sample[], candidates?: Int32Array[]): Promise<Float32Array[]>
   createDecoder(slots: number, capacity: number): Promise<NativeDecoder>
   createTrainer(spec: NativeTrainerSpec): Promise<NativeTrainer>
   /** Adds an adapter; the original slices are kept, so unfuse(id) is bit-exact in any order. */

@@ -1,49 +1,64 @@
-// s2ft eval: loss, multiple choice and math, with 95% intervals.
-
-import { once } from 'node:events'
-import { createWriteStream } from 'node:fs'
-import { finished } from 'node:stream/promises'
+// s2ft eval: loss, multiple choice, math, MMLU and MT-Bench answers, with 95% intervals.
+import { basename, resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { TemplateName } from '../../data/index.js'
-import { S2FTError } from '../../errors.js'
-import type { EvalOptions, EvalTask } from '../../eval/types.js'
-import { percent } from '../../report/format.js'
+import type { EvalTask } from '../../eval/types.js'
 import { type CommonOptions, makeCommand, valued } from '../common.js'
-import { interruptSignal, loadModel } from '../load.js'
-import { type Output, usage } from '../output.js'
-import { integer, oneOf } from '../parse.js'
-import { Progress } from '../progress.js'
+import { usage } from '../output.js'
+import { collect, integer, oneOf } from '../parse.js'
 
-interface Options {
+/** The options as they were checked. */
+export interface EvalCommandOptions extends CommonOptions {
   model: string
   adapter?: string
-  data: string
+  /** All data files. */
+  files: string[]
   task: EvalTask
   scoring: 'logprob' | 'generate'
   template: TemplateName
   limit?: number
+  shots?: number
+  dev?: string
   batchSize: number
   maxNewTokens: number
   maxLength?: number
+  seed?: number
+  modelId: string
   output?: string
+  resume: boolean
   force: boolean
 }
 
+type Given = Omit<EvalCommandOptions, 'modelId' | 'maxNewTokens'> & {
+  data: string[]
+  modelId?: string
+  maxNewTokens?: number
+}
+
+const MAX_NEW_TOKENS = { 'mt-bench': 1024, other: 256 }
+
 export function evalCommand(): Command {
-  return makeCommand<Options>(
+  return makeCommand<Given>(
     'eval',
     'Measures a model, with or without an adapter. Ends with one object: loss, or accuracy, its ' +
-      '95% interval, and the number of samples.',
+      '95% interval, and the number of samples; with several data files the mean over them. ' +
+      'Ctrl-C stops; with --output, --resume continues later.',
     (command) =>
       command
+        .argument('[files...]', 'more data files')
         .requiredOption('--model <dir>', 'base model: a Hugging Face directory')
-        .requiredOption('--data <file>', 'evaluation data: JSON lines, a JSON array or text')
-        .option('--adapter <dir>', 'S²FT or LoRA adapter to fuse first')
+        .requiredOption(
+          '--data <file>',
+          'evaluation data: JSON lines, a JSON array or text; repeatable',
+          collect,
+        )
+        .option('--adapter <dir>', 'adapter to fuse first')
         .addOption(
           valued(
             '--task <name>',
-            'loss: mean loss over completions; choice: multiple choice; math: the last number of a generated answer',
-            oneOf('loss', 'choice', 'math'),
+            'loss: mean loss over completions; choice: multiple choice; math: the last number of ' +
+              "a generated answer; mmlu: multiple choice by subject; mt-bench: answers for FastChat's judge",
+            oneOf('loss', 'choice', 'math', 'mmlu', 'mt-bench'),
             'loss',
           ),
         )
@@ -63,107 +78,63 @@ export function evalCommand(): Command {
             'auto',
           ),
         )
-        .addOption(valued('--limit <n>', 'only the first n rows', integer({ min: 1 })))
+        .addOption(valued('--limit <n>', 'only the first n rows of each file', integer({ min: 1 })))
+        .addOption(valued('--shots <n>', 'mmlu: examples in the prompt', integer({ min: 0 })))
+        .option('--dev <file>', 'mmlu: where the examples come from')
         .addOption(valued('--batch-size <n>', 'samples at once', integer({ min: 1 }), 8))
         .addOption(
-          valued('--max-new-tokens <n>', 'longest generated answer', integer({ min: 1 }), 256),
+          valued(
+            '--max-new-tokens <n>',
+            'longest generated answer (default: 256; mt-bench: 1024 a turn)',
+            integer({ min: 1 }),
+          ),
         )
-        .addOption(valued('--max-length <tokens>', 'loss: longest sample', integer({ min: 2 })))
+        .addOption(
+          valued(
+            '--max-length <tokens>',
+            'loss: longest sample; mmlu: longest prompt, reached by fewer examples',
+            integer({ min: 2 }),
+          ),
+        )
+        .addOption(
+          valued('--seed <n>', 'mt-bench: of the sampling', integer({ min: 0, max: 2 ** 32 - 1 })),
+        )
+        .option('--model-id <name>', "mt-bench: the model's name in the answers")
         .option('--output <file>', 'write one JSON line a sample to this file')
+        .option('--resume', 'continue the evaluation that --output holds a part of', false)
         .option('--force', 'fuse although the adapter was trained on another base', false),
-    run,
+    async (given, out) => {
+      const { runEvaluation } = await import('../eval-run.js')
+      await runEvaluation(checked(given), out)
+    },
   )
 }
 
-async function run(options: Options & CommonOptions, out: Output): Promise<void> {
-  const { loadDataset } = await import('../../data/index.js')
-  const { task, limit, scoring } = options
-  if (scoring === 'generate' && task !== 'choice') {
-    throw usage(`option '--scoring generate' is for --task choice, found --task ${task}`)
+/** Throws USAGE for options that contradict each other. */
+function checked(given: Given & CommonOptions): EvalCommandOptions {
+  const { task, scoring, shots, dev, output } = given
+  const files = [...given.data, ...(given.files ?? [])]
+  const only = (flag: string, owner: EvalTask) =>
+    usage(`option '${flag}' is for --task ${owner}, found --task ${task}`)
+  if (scoring === 'generate' && task !== 'choice') throw only('--scoring generate', 'choice')
+  if (task !== 'mmlu' && shots !== undefined) throw only('--shots', 'mmlu')
+  if (task !== 'mmlu' && dev !== undefined) throw only('--dev', 'mmlu')
+  if (task !== 'mt-bench' && given.seed !== undefined) throw only('--seed', 'mt-bench')
+  if (task !== 'mt-bench' && given.modelId !== undefined) throw only('--model-id', 'mt-bench')
+  if ((shots ?? 0) > 0 && dev === undefined) throw usage("option '--shots' needs '--dev'")
+  if (dev !== undefined && !shots) throw usage("option '--dev' needs '--shots'")
+  if (given.resume && output === undefined) throw usage("option '--resume' needs '--output'")
+  const twice = files.find((file, i) => files.indexOf(file) < i)
+  if (twice !== undefined) throw usage(`data file ${twice} is given twice`)
+  if (task === 'mt-bench') {
+    if (output === undefined)
+      throw usage("--task mt-bench needs '--output', a file for the answers")
+    if (files.length > 1) throw usage('--task mt-bench expects one data file')
   }
-  const dataset = await loadDataset(options.data, limit === undefined ? {} : { limit })
-  await using model = await loadModel(options)
-  const file = options.output === undefined ? undefined : createWriteStream(options.output)
-  if (file) await once(file, 'open')
-  let failure: Error | undefined
-  const closeFile = async () => {
-    if (!file || file.writableEnded) return
-    file.end()
-    // What went wrong is in `failure`.
-    await finished(file).catch(() => {})
-  }
-  file?.on('error', (error) => {
-    failure ??= error
-  })
-  const requireWritten = () => {
-    if (!failure) return
-    throw new S2FTError('IO', `could not write ${options.output}: ${failure.message}`, {
-      cause: failure,
-    })
-  }
-  const progress = new Progress('evaluating')
-  const interrupt = interruptSignal(() => progress.note('stopping after this batch'))
-  const settings: EvalOptions = {
-    template: options.template,
-    batchSize: options.batchSize,
-    maxNewTokens: options.maxNewTokens,
-    ...(options.maxLength !== undefined && { maxLength: options.maxLength }),
-    signal: interrupt.signal,
-    onWarning: (warning) => progress.note(`warning: ${warning}`),
-    onProgress: (done, total, status) => progress.update(done, total, status),
-    ...(file && {
-      onSample: (sample) => {
-        requireWritten()
-        file.write(`${JSON.stringify(sample)}\n`)
-      },
-    }),
-  }
-  progress.start(dataset.rows.length)
-  const start = performance.now()
-  try {
-    const result = await evaluate(model, dataset, options, settings)
-    progress.stop()
-    await closeFile()
-    requireWritten()
-    const seconds = (performance.now() - start) / 1000
-    report(out, { ...result, data: options.data, adapter: options.adapter ?? null, seconds })
-  } finally {
-    progress.stop()
-    interrupt.stop()
-    await closeFile()
-  }
-}
-
-async function evaluate(
-  model: import('../../model/model.js').Model,
-  dataset: import('../../data/index.js').Dataset,
-  { task, scoring }: Options,
-  settings: EvalOptions,
-) {
-  if (task === 'loss') {
-    const { evaluateLoss } = await import('../../eval/loss.js')
-    return evaluateLoss(model, dataset, settings)
-  }
-  const { evaluateChoice, evaluateGenerated } = await import('../../eval/accuracy.js')
-  if (task === 'choice' && scoring === 'logprob') return evaluateChoice(model, dataset, settings)
-  return evaluateGenerated(model, dataset, task, settings)
-}
-
-type Evaluated = Awaited<ReturnType<typeof evaluate>>
-
-type Reported = Evaluated & { data: string; adapter: string | null; seconds: number }
-
-function report(out: Output, result: Reported): void {
-  out.event({ type: 'result', ...result })
-  const [low, high] = result.interval
-  if (result.task === 'loss') {
-    const { loss, perplexity, count, tokens, truncated } = result
-    out.line(`loss        ${loss.toFixed(4)}  [${low.toFixed(4)}, ${high.toFixed(4)}]`)
-    out.line(`perplexity  ${perplexity.toFixed(3)}`)
-    out.line(`samples     ${count} (${tokens} scored tokens, ${truncated} samples cut)`)
-  } else {
-    const { accuracy, correct, count } = result
-    out.line(`accuracy  ${percent(accuracy)}  [${percent(low)}, ${percent(high)}]`)
-    out.line(`correct   ${correct} of ${count}`)
+  return {
+    ...given,
+    files,
+    maxNewTokens: given.maxNewTokens ?? MAX_NEW_TOKENS[task === 'mt-bench' ? task : 'other'],
+    modelId: given.modelId ?? basename(resolve(given.adapter ?? given.model)),
   }
 }
