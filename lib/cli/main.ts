@@ -22,7 +22,9 @@ async function main(args: string[]): Promise<number> {
       const message = error.message.replace(/^error: /, '')
       return reportError(
         usage(
-          message === '(outputHelp)' ? 'expected a subcommand: see s2ft bench --help' : message,
+          message === '(outputHelp)'
+            ? `expected a subcommand: see s2ft ${args[0]} --help`
+            : message,
         ),
       )
     }

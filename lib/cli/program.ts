@@ -1,6 +1,8 @@
 // The command tree.
 import { Command } from 'commander'
 import { benchCommand } from './commands/bench.js'
+import { compareCommand } from './commands/compare.js'
+import { dataCommand } from './commands/data.js'
 import { devicesCommand } from './commands/devices.js'
 import { evalCommand } from './commands/eval.js'
 import { exportCommand } from './commands/export.js'
@@ -32,11 +34,13 @@ export function buildProgram(): Command {
   const commands = [
     trainCommand(),
     evalCommand(),
+    compareCommand(),
     generateCommand(),
     mergeCommand(),
     exportCommand(),
     serveCommand(),
     inspectCommand(),
+    dataCommand(),
     benchCommand(),
     devicesCommand(),
   ]

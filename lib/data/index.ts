@@ -45,6 +45,7 @@ export {
   type SplitOptions,
   splitDataset,
 } from './load.js'
+export { NEAR, normalisedQuestion, type OverlapMatch, QuestionIndex } from './overlap.js'
 export { alpacaPrompt, choiceLetter, choiceQuestion, type TemplateName } from './prompts.js'
 export { Random } from './random.js'
 export { type DataRow, parseRow, type RowKind } from './rows.js'

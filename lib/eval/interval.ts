@@ -1,6 +1,7 @@
 // 95% confidence intervals for what an evaluation measures.
 
-const Z95 = 1.959963984540054
+/** Half the width of a 95% interval, in standard deviations. */
+export const Z95 = 1.959963984540054
 
 /**
  * Wilson score interval of a proportion: [low, high] within [0, 1].
