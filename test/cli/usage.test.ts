@@ -5,6 +5,7 @@ import { expectError, s2ft } from './support.js'
 const commands = [
   ['train'],
   ['eval'],
+  ['compare'],
   ['generate'],
   ['merge'],
   ['export'],
@@ -19,6 +20,7 @@ const commands = [
   ['bench', 'all'],
   ['bench', 'study'],
   ['bench', 'serve'],
+  ['data', 'overlap'],
   ['devices'],
 ]
 

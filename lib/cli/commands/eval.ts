@@ -126,6 +126,9 @@ function checked(given: Given & CommonOptions): EvalCommandOptions {
   if (given.resume && output === undefined) throw usage("option '--resume' needs '--output'")
   const twice = files.find((file, i) => files.indexOf(file) < i)
   if (twice !== undefined) throw usage(`data file ${twice} is given twice`)
+  const inputs = dev === undefined ? files : [...files, dev]
+  const lost = inputs.find((file) => output !== undefined && resolve(file) === resolve(output))
+  if (lost !== undefined) throw usage(`option '--output': the data in ${lost} would be overwritten`)
   if (task === 'mt-bench') {
     if (output === undefined)
       throw usage("--task mt-bench needs '--output', a file for the answers")
