@@ -46,7 +46,7 @@ function overlapCommand(): Command {
         const near = found.length - exact
         for (const match of found.slice(0, show)) {
           out.event({ type: 'match', ...match })
-          out.note(`${match.source}  ${match.other}  ${match.similarity.toFixed(2)}`)
+          out.line(`${match.source}  ${match.other}  ${match.similarity.toFixed(2)}`)
         }
         const share = found.length / asked.length
         out.event({ type: 'overlap', train, test, rows: asked.length, exact, near, share })
