@@ -5,6 +5,7 @@ export type {
   AdapterInfo,
   FuseOptions,
   LoraAdapterInfo,
+  LoreftAdapterInfo,
   S2ftAdapterInfo,
   S2ftSlice,
   SparseAdapterInfo,
@@ -24,7 +25,7 @@ export {
   splitDataset,
 } from './data/index.js'
 export { type ErrorCode, S2FTError } from './errors.js'
-export { dora, full, galore, lisa, lora, s2ft, sparse } from './method/index.js'
+export { dora, full, galore, lisa, lora, loreft, s2ft, sparse } from './method/index.js'
 export type {
   DoraMethod,
   FullMethod,
@@ -34,6 +35,8 @@ export type {
   LisaOptions,
   LoraMethod,
   LoraOptions,
+  LoreftMethod,
+  LoreftOptions,
   Method,
   S2ftMethod,
   S2ftOptions,

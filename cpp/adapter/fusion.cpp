@@ -137,6 +137,7 @@ void Fusion::check(const AdapterDeltas& adapter) const {
     if (!l.magnitudes.empty())
       size(l.module, "lora_magnitude_vector", w.rows, l.magnitudes.size());
   }
+  check_lorefts(adapter.lorefts);
 }
 
 void Fusion::restore(const std::string& module) {
@@ -268,6 +269,13 @@ void Fusion::fuse(const std::string& id, AdapterDeltas adapter) {
     if (entry.first == id)
       throw Error("INVALID_ARGUMENT", "[fuse] adapter " + id + " is fused already");
   check(adapter);
+  try {
+    hook(id, adapter.lorefts);
+  } catch (...) {
+    unhook(id);
+    throw;
+  }
+  adapter.lorefts.clear();
   for (const auto& entry : bases_) restore(entry.first);
   keep(adapter);
   adapters_.emplace_back(id, std::move(adapter));
@@ -281,6 +289,7 @@ void Fusion::unfuse(const std::string& id) {
                          [&](const auto& entry) { return entry.first == id; });
   if (it == adapters_.end())
     throw Error("INVALID_ARGUMENT", "[unfuse] adapter " + id + " is not fused");
+  unhook(id);
   for (const auto& entry : bases_) restore(entry.first);
   adapters_.erase(it);
   forget_unused();

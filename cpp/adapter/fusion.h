@@ -1,5 +1,6 @@
 // Fusion: adapters added into a model's weights, with what they replaced kept beside, so
-// that taking any of them out again is exact to the bit.
+// that taking any of them out again is exact to the bit. LoReFT adapters change no
+// weights: they are hooked in behind their layers.
 #pragma once
 
 #include <map>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "model/model.h"
+#include "tune/loreft.h"
 
 namespace s2ft {
 
@@ -37,19 +39,33 @@ struct ElementDelta {
   std::vector<float> delta;
 };
 
+/// LoReFT behind one layer.
+struct LoreftDelta {
+  struct Set {
+    std::vector<float> rotation, source, bias;  // R [r, d], W [r, d], b [r]
+  };
+  int layer = 0;
+  LoreftOptions options;  // no dropout
+  std::vector<Set> sets;  // shared, or those of the prefix and the suffix
+};
+
 struct AdapterDeltas {
   std::vector<SliceDelta> slices;
   std::vector<ElementDelta> elements;
   std::vector<LoraDelta> loras;
+  std::vector<LoreftDelta> lorefts;
 };
 
 class Fusion {
  public:
   explicit Fusion(std::shared_ptr<Model> model) : model_(std::move(model)) {}
+  ~Fusion();
+  Fusion(const Fusion&) = delete;
 
   /// Throws ADAPTER_MISMATCH naming the module for an unknown module, an index out of
   /// range or given twice, or a shape that does not fit; INVALID_ARGUMENT for an id in
-  /// use; BUSY while a tuner is attached. The model is unchanged then.
+  /// use; BUSY while a tuner is attached; UNSUPPORTED for a second LoReFT behind a layer.
+  /// The model is unchanged then.
   void fuse(const std::string& id, AdapterDeltas adapter);
   void unfuse(const std::string& id);
   bool empty() const { return adapters_.empty(); }
@@ -73,10 +89,19 @@ class Fusion {
   void add(const AdapterDeltas& adapter);
   void add_lora(const LoraDelta& lora);
   void forget_unused();
+  void check_lorefts(const std::vector<LoreftDelta>& lorefts) const;
+  void hook(const std::string& id, const std::vector<LoreftDelta>& lorefts);
+  void unhook(const std::string& id);
 
   std::shared_ptr<Model> model_;
   std::vector<std::pair<std::string, AdapterDeltas>> adapters_;  // in order of fusion
   std::map<std::string, Base> bases_;
+  struct StreamHook {
+    std::string id;
+    int layer;
+    std::unique_ptr<Loreft> intervention;
+  };
+  std::vector<StreamHook> stream_hooks_;
 };
 
 }  // namespace s2ft

@@ -50,11 +50,14 @@ void place_cheap(const Model& model, int64_t tokens, Arena& arena, LayerActivati
   l.hidden = arena.matrix(model.dtype, tokens, c.intermediate_size);
 }
 
-/// What the parts keep, and one piece of scratch that they take turns in.
-void place_parts(Model& model, int64_t tokens, bool training, Arena& arena) {
-  for (Layer& layer : model.layers)
+/// What parts and interventions keep, and one piece of scratch that they take turns in.
+void place_parts(Model& model, const ActivationRequest& r, Arena& arena) {
+  const int64_t tokens = r.tokens;
+  for (Layer& layer : model.layers) {
     for (Linear* linear : layer.linears)
-      if (linear->part) linear->part->layout_saved(arena, tokens, training);
+      if (linear->part) linear->part->layout_saved(arena, tokens, r.training);
+    if (layer.intervention) layer.intervention->layout_saved(arena, tokens, r.samples);
+  }
   const size_t base = arena.mark();
   size_t top = base;
   for (Layer& layer : model.layers) {
@@ -64,6 +67,10 @@ void place_parts(Model& model, int64_t tokens, bool training, Arena& arena) {
       top = std::max(top, arena.mark());
       arena.release(base);
     }
+    if (!layer.intervention) continue;
+    layer.intervention->layout_scratch(arena, tokens, r.samples);
+    top = std::max(top, arena.mark());
+    arena.release(base);
   }
   arena.release(top);
 }
@@ -91,7 +98,7 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   a.tokens = r.tokens;
   a.trained = r.trained;
   a.recompute = r.recompute;
-  a.first_saved = r.training ? std::max(0, model.lowest_trainable()) : c.layers;
+  a.first_saved = r.training ? model.lowest_saved() : c.layers;
   a.layers.resize(c.layers);
 
   // The head never lives at the same time as a layer: it works where layers and their
@@ -126,7 +133,7 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   a.output = arena.matrix(t, r.tokens, c.hidden_size);
   a.d_stream = a.output;
 
-  place_parts(model, r.tokens, r.training, arena);
+  place_parts(model, r, arena);
   a.head_rows = arena.matrix(t, padded_tokens(r.trained), c.hidden_size);
   if (r.training) a.d_head_rows = a.head_rows;
   return a;

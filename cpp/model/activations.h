@@ -53,6 +53,7 @@ struct ActivationRequest {
   int64_t tokens = 0;
   int64_t trained = 0;    // rows that go through the head
   bool logits = false;    // their logits are asked for, not their losses alone
+  int64_t samples = 1;    // sequences that the tokens belong to
   bool training = false;  // keep what backward needs
   Recompute recompute = Recompute::selective;
 };

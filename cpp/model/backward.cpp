@@ -159,9 +159,14 @@ void backward(const Pass& pass) {
   const int lowest = model.lowest_trainable();
   for (int i = model.config.layers - 1; i >= std::max(lowest, 0); --i) {
     check_cancel(pass);
+    Layer& l = model.layers[i];
+    if (l.intervention) {
+      const Mat d_stream = rows_of(pass.activations.d_stream, pass.batch.size());
+      l.intervention->backward(*model.backend, d_stream, pass.batch);
+    }
+    if (i < pass.activations.first_saved) break;
     if (pass.activations.recompute == Recompute::block) recompute_layer(pass, i);
     const LayerActivations a = layer_rows(pass, i);
-    Layer& l = model.layers[i];
     const bool below = i > lowest;
     const bool attention_trains = any_part({&l.q, &l.k, &l.v, &l.o}) ||
                                   l.attention_norm.parameter || l.q_norm.parameter;

@@ -33,6 +33,7 @@ Batch pack(const std::vector<Sample>& samples, int64_t vocab_size) {
                   "[pack] sample " + std::to_string(s) + " has no tokens");
     }
     const int32_t begin = int32_t(b.tokens.size());
+    int32_t prompt = sample.length;
     for (int32_t i = 0; i < sample.length; ++i) {
       const int32_t token = sample.tokens[i];
       if (token < 0 || token >= vocab_size) fail(s, i, "token", token);
@@ -41,6 +42,7 @@ Batch pack(const std::vector<Sample>& samples, int64_t vocab_size) {
       if (!sample.labels) continue;
       const int32_t label = sample.labels[i];
       if (label == -100) continue;
+      prompt = std::min(prompt, i);
       if (label < 0 || label >= vocab_size) fail(s, i, "label (or -100)", label);
       if (i == 0) continue;  // nothing predicts the first token
       b.target_rows.push_back(begin + i - 1);
@@ -49,12 +51,14 @@ Batch pack(const std::vector<Sample>& samples, int64_t vocab_size) {
     b.begins.push_back(int32_t(b.tokens.size()));
     b.k_begin.push_back(begin);
     b.k_len.push_back(sample.length);
+    b.prompts.push_back(prompt);
     b.longest = std::max<int64_t>(b.longest, sample.length);
   }
   const int64_t fill = padded_tokens(b.size()) - b.size();
   if (fill > 0) {
     b.k_begin.push_back(int32_t(b.size()));
     b.k_len.push_back(int32_t(fill));
+    b.prompts.push_back(0);
     for (int64_t i = 0; i < fill; ++i) {
       b.tokens.push_back(0);
       b.positions.push_back(int32_t(i));

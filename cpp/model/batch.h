@@ -19,6 +19,7 @@ struct Batch {
   std::vector<int32_t> tokens, positions;     // [T]
   std::vector<int32_t> begins;                // [samples + 1]
   std::vector<int32_t> k_begin, k_len;        // [samples]
+  std::vector<int32_t> prompts;               // [samples] tokens of a sequence's prompt
   std::vector<int32_t> target_rows, targets;  // [N]: row i predicts token i + 1
   int64_t longest = 0;
 
@@ -37,7 +38,8 @@ struct Batch {
 /// as a step; batches of true lengths would bring a new one every time.
 int64_t padded_tokens(int64_t tokens);
 
-/// Packs samples and fills up with one more sequence of token 0 that predicts nothing:
+/// Packs samples; a sample's prompt ends where its labels begin, and is all of it where
+/// there are none. Fills up with one more sequence of token 0 that predicts nothing:
 /// its gradients are exact zeros. Throws INVALID_ARGUMENT for an empty sample, a token
 /// outside the vocabulary, or a label that is neither -100 nor a token; names the sample
 /// and the place.

@@ -142,6 +142,7 @@ void forward_layer(const Pass& pass, int index, Mat next) {
   backend.swiglu(a.hidden, a.gate_up.col_range(0, k), a.gate_up.col_range(k, k));
   backend.copy(next, a.middle);
   linear_residual(pass, next, a.hidden, l.down);
+  if (l.intervention) l.intervention->forward(backend, next, pass.batch, pass.training);
 }
 
 void recompute_layer(const Pass& pass, int index) {

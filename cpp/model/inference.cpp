@@ -18,6 +18,7 @@ struct Session {
     request.tokens = batch.size();
     request.trained = rows;
     request.logits = logits;
+    request.samples = batch.samples();
     Arena count;
     lay_out(model, request, count);
     buffer = model.backend->allocate(count.peak());

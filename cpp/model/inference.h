@@ -6,7 +6,7 @@
 
 namespace s2ft {
 
-/// logits [length * vocabulary] of one sequence.
+/// logits [length * vocabulary] of one sequence, all of it a prompt.
 std::vector<float> all_logits(Model& model, const int32_t* tokens, int32_t length,
                               const std::atomic<bool>* cancel = nullptr);
 

@@ -153,8 +153,15 @@ int64_t Model::parameter_count() const {
 int Model::lowest_trainable() const {
   if (embedding.parameter) return -1;
   for (int i = 0; i < config.layers; ++i)
-    if (layers[i].trains()) return i;
+    if (layers[i].trains() || layers[i].intervention) return i;
   return config.layers;
+}
+
+int Model::lowest_saved() const {
+  const int lowest = std::max(0, lowest_trainable());
+  const bool within = lowest == config.layers || embedding.parameter != nullptr ||
+                      layers[lowest].trains();
+  return within ? lowest : lowest + 1;
 }
 
 }  // namespace s2ft

@@ -32,12 +32,14 @@ struct Layer {
   Mat qkv, qkv_bias;          // [q + 2 kv, d]: the rows of q, k, v
   Mat gate_up, gate_up_bias;  // [2 k, d]: the rows of gate, up
   Weight attention_norm, mlp_norm, q_norm, k_norm;
-  std::vector<int32_t> kv_head_of;  // [heads], positions after co-permutation
+  Intervention* intervention = nullptr;  // on what the layer gives to the next
+  std::vector<int32_t> kv_head_of;       // [heads], positions after co-permutation
   // Co-permutation: order[i] is the original index of the unit now at place i; empty
   // means identity.
   std::vector<int32_t> head_order, kv_order, channel_order;
 
   Linear* linears[7];
+  /// Anything in it but the intervention behind it.
   bool trains() const;
 };
 
@@ -71,9 +73,12 @@ class Model {
   Linear* find_linear(const std::string& module);
   int64_t parameter_count() const;
   size_t bytes() const { return bytes_; }
-  /// Lowest layer with a trainable part (config.layers when there is none); -1 when the
-  /// embedding trains.
+  /// Lowest layer with a trainable part or an intervention (config.layers when there is
+  /// none); -1 when the embedding trains.
   int lowest_trainable() const;
+  /// Lowest layer whose own values backward needs: the one above, where the lowest has an
+  /// intervention only.
+  int lowest_saved() const;
 
  private:
   void build_layer(int index, Arena& arena);

@@ -1,6 +1,7 @@
 // The one idea that carries the comparison of methods: a linear layer has a weight and an
 // optional trainable part. The part says which input columns its backward pass needs,
-// adds what it adds to the forward product, and takes its gradient.
+// adds what it adds to the forward product, and takes its gradient. What changes no
+// linear layer but the residual stream is an intervention.
 #pragma once
 
 #include <cstdint>
@@ -62,6 +63,24 @@ class TrainablePart {
   virtual void refresh(Backend& backend) { (void)backend; }
   /// Dropout masks derive from this; set before every micro-batch.
   virtual void set_seed(uint64_t seed) { (void)seed; }
+};
+
+struct Batch;
+
+/// A change of the residual stream after a layer, in rows of its own choosing.
+class Intervention {
+ public:
+  virtual ~Intervention() = default;
+  /// Takes what must live from forward to backward, for T tokens of at most so many
+  /// samples. Called before a pass.
+  virtual void layout_saved(Arena& arena, int64_t tokens, int64_t samples) = 0;
+  /// Takes scratch for one call; interventions and parts share it.
+  virtual void layout_scratch(Arena& arena, int64_t tokens, int64_t samples) = 0;
+  /// Changes h (T, d) in place.
+  virtual void forward(Backend& backend, Mat h, const Batch& batch, bool training) = 0;
+  /// gradient += ...; dh (T, d), in place: from that of the changed stream to that of the
+  /// stream before.
+  virtual void backward(Backend& backend, Mat dh, const Batch& batch) = 0;
 };
 
 }  // namespace s2ft

@@ -214,6 +214,20 @@ SparseOptions::Selection read_selection(const std::string& name) {
 
 }  // namespace
 
+LoreftOptions read_loreft(const Napi::Object& o) {
+  LoreftOptions options;
+  auto positions = [&](const char* key) {
+    const int64_t n = get_int(o, key);
+    if (n < 0 || n > (1 << 24)) fail(key, "a number of positions");
+    return int32_t(n);
+  };
+  options.r = get_int(o, "r");
+  options.first = positions("first");
+  options.last = positions("last");
+  options.shared = get(o, "shared").ToBoolean();
+  return options;
+}
+
 MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
   MethodSpec m;
   const std::string kind = get_string(o, "kind");
@@ -240,10 +254,16 @@ MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
     m.galore.scale = float(get_number(o, "scale"));
     m.galore.interval = get_int(o, "interval");
     m.galore.seed = uint64_t(get_int(o, "seed"));
+  } else if (kind == "loreft") {
+    m.kind = MethodSpec::Kind::loreft;
+    m.loreft = read_loreft(o);
+    m.loreft.dropout = float(get_number(o, "dropout"));
+    m.loreft.seed = uint64_t(get_int(o, "seed"));
+    for (int32_t layer : get_ints(get(o, "layers"), "layers")) m.layers.push_back(layer);
   } else if (kind == "full") {
     m.kind = MethodSpec::Kind::full;
   } else {
-    fail("method.kind", "s2ft, lora, dora, sparse, lisa, galore or full");
+    fail("method.kind", "s2ft, lora, dora, sparse, lisa, galore, loreft or full");
   }
   return m;
 }

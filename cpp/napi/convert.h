@@ -30,6 +30,8 @@ std::map<std::string, std::string> get_string_map(const Napi::Value& value,
                                                   const char* what);
 
 ModelConfig read_config(const Napi::Object& object);
+/// r, positions and sharing; neither dropout nor seed.
+LoreftOptions read_loreft(const Napi::Object& object);
 MethodSpec read_method(const Napi::Object& object, const ModelConfig& config);
 Sampling read_sampling(const Napi::Object& object);
 

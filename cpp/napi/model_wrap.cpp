@@ -65,6 +65,19 @@ AdapterDeltas read_deltas(const Napi::Object& o) {
       l.magnitudes = get_floats(get(d, "magnitudes"), "magnitudes");
     out.loras.push_back(std::move(l));
   });
+  each("lorefts", [&](const Napi::Object& d) {
+    LoreftDelta l;
+    l.layer = int(get_int(d, "layer"));
+    l.options = read_loreft(d);
+    const Napi::Array sets = get_array(d, "sets");
+    for (uint32_t i = 0; i < sets.Length(); ++i) {
+      const auto set = sets.Get(i).As<Napi::Object>();
+      l.sets.push_back({get_floats(get(set, "rotation"), "rotation"),
+                        get_floats(get(set, "source"), "source"),
+                        get_floats(get(set, "bias"), "bias")});
+    }
+    out.lorefts.push_back(std::move(l));
+  });
   return out;
 }
 
@@ -288,6 +301,11 @@ Napi::Value ModelWrap::save(const Napi::CallbackInfo& info) {
     return run_async(
         info.Env(), state->worker,
         [state, path, names, metadata] {
+          for (const Layer& layer : state->model->layers)
+            if (layer.intervention)
+              throw Error("UNSUPPORTED",
+                          "[save] the model has a LoReFT adapter, which changes no "
+                          "weights and is no part of a checkpoint: take it out first");
           save_tensors(*state->model, path, names, metadata);
           return true;
         },

@@ -130,8 +130,9 @@ Napi::Value TrainerWrap::parameters(const Napi::CallbackInfo& info) {
       o.Set("kind", p.kind);
       auto shape = Napi::Array::New(env);
       const bool vector =
-          p.weight.rows == 1 && (p.kind == "bias" || p.kind == "all" ||
-                                 p.kind == "lora_magnitude_vector" || p.kind == "sparse");
+          p.weight.rows == 1 &&
+          (p.kind == "bias" || p.kind == "all" || p.kind == "lora_magnitude_vector" ||
+           p.kind == "loreft_b" || p.kind == "sparse");
       if (!vector) shape.Set(0u, double(p.weight.rows));
       shape.Set(vector ? 0u : 1u, double(p.weight.cols));
       o.Set("shape", shape);
@@ -148,14 +149,15 @@ Napi::Value TrainerWrap::plan(const Napi::CallbackInfo& info) {
     auto state = live();
     const int64_t tokens = info[0].ToNumber().Int64Value();
     const int64_t trained = info[1].ToNumber().Int64Value();
-    if (tokens < 1 || trained < 0 || trained > tokens)
+    const int64_t samples = info[2].ToNumber().Int64Value();
+    if (tokens < 1 || trained < 0 || trained > tokens || samples < 1 || samples > tokens)
       throw Error("INVALID_ARGUMENT",
-                  "[plan] expected 0 <= trained <= tokens, 1 <= tokens");
+                  "[plan] expected 0 <= trained <= tokens and 1 <= samples <= tokens");
     return run_async(
         env, state->worker,
-        [state, tokens, trained] {
+        [state, tokens, trained, samples] {
           check_live(*state);
-          return state->tuner->plan(tokens, trained);
+          return state->tuner->plan(tokens, trained, samples);
         },
         [](Napi::Env env, MemoryPlan& plan) -> Napi::Value {
           Napi::Object o = Napi::Object::New(env);

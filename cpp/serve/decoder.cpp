@@ -23,6 +23,7 @@ Decoder::Decoder(std::shared_ptr<Model> model, int slots, int capacity)
   }
   cache_ = make_kv_cache(*model_, slots, capacity);
   history_.resize(size_t(slots));
+  prompts_.resize(size_t(slots));
 }
 
 void Decoder::check(const std::vector<DecodeRow>& rows) const {
@@ -54,6 +55,8 @@ void Decoder::check(const std::vector<DecodeRow>& rows) const {
 std::vector<SampledToken> Decoder::append(const std::vector<DecodeRow>& rows,
                                           const std::atomic<bool>* cancel) {
   check(rows);
+  for (const DecodeRow& row : rows)
+    if (history_[row.slot].empty()) prompts_[row.slot] = int32_t(row.tokens.size());
   std::vector<SampledToken> out(rows.size());
   // Group rows into passes of bounded size; only a row's last piece samples.
   std::vector<DecodeRow> pass;
@@ -101,6 +104,7 @@ std::vector<SampledToken> Decoder::append_some(const std::vector<DecodeRow>& row
     batch.begins.push_back(int32_t(batch.tokens.size()));
     batch.k_begin.push_back(first);
     batch.k_len.push_back(past + int32_t(row.tokens.size()));
+    batch.prompts.push_back(prompts_[row.slot]);
   }
 
   // Rows that belong to no sequence: computed with the others, looked at by nobody.
@@ -113,6 +117,7 @@ std::vector<SampledToken> Decoder::append_some(const std::vector<DecodeRow>& row
   request.tokens = batch.size();
   request.trained = int64_t(rows.size());
   request.logits = true;
+  request.samples = batch.samples();
   Arena count;
   lay_out(*model_, request, count);
   if (count.peak() > arena_.bytes()) {

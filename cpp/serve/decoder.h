@@ -21,7 +21,8 @@ class Decoder {
   /// Throws INVALID_ARGUMENT for non-positive sizes, OUT_OF_MEMORY.
   Decoder(std::shared_ptr<Model> model, int slots, int capacity);
 
-  /// Appends the rows' tokens in one pass and samples one next token for each. Throws
+  /// Appends the rows' tokens in one pass and samples one next token for each; the tokens
+  /// that an empty slot gets first are its prompt. Throws
   /// INVALID_ARGUMENT when a slot is unknown, named twice, or would exceed its capacity;
   /// nothing is appended then.
   std::vector<SampledToken> append(const std::vector<DecodeRow>& rows,
@@ -37,6 +38,7 @@ class Decoder {
   std::shared_ptr<Model> model_;
   KvCache cache_;
   std::vector<std::vector<int32_t>> history_;  // per slot
+  std::vector<int32_t> prompts_;               // per slot: tokens of its prompt
   Buffer arena_;
 };
 

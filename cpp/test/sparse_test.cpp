@@ -50,9 +50,9 @@ TEST(sparse_training_touches_its_elements_only_and_detaches_exactly) {
             (selection == Selection::gradient || selection == Selection::fisher));
       if (by_gradient) {
         CHECK_THROWS_CODE(tuner.step({data.samples()}, 2e-2), "INVALID_ARGUMENT");
-        const size_t before = tuner.plan(20, 20).trainable;
+        const size_t before = tuner.plan(20, 20, 2).trainable;
         tuner.calibrate({data.samples()});
-        CHECK(tuner.plan(20, 20).trainable < before);
+        CHECK(tuner.plan(20, 20, 2).trainable < before);
         CHECK(weight_bytes(*model) == base);
       }
       const double first = tuner.step({data.samples()}, 2e-2).loss;

@@ -100,6 +100,19 @@ inline MethodSpec galore_method(int64_t r = 4, int64_t interval = 2) {
   return m;
 }
 
+/// Behind layers 0 and 2, more positions than the shorter prompts of tiny_data have.
+inline MethodSpec loreft_method(bool shared = true, float dropout = 0) {
+  MethodSpec m;
+  m.kind = MethodSpec::Kind::loreft;
+  m.loreft.r = 3;
+  m.loreft.first = 1;
+  m.loreft.last = 2;
+  m.loreft.shared = shared;
+  m.loreft.dropout = dropout;
+  m.layers = {0, 2};
+  return m;
+}
+
 inline double mean_loss(Model& model, const TinyData& data) {
   double sum = 0;
   int64_t n = 0;

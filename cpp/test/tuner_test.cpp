@@ -263,11 +263,11 @@ TEST(candidates_score_as_last_tokens_do) {
 TEST(the_plan_is_what_the_arena_takes) {
   auto model = tiny_model(tiny_config(), DType::f32);
   Tuner tuner(model, s2ft_method(), OptimizerSpec(), Recompute::selective);
-  const MemoryPlan small = tuner.plan(10, 10), large = tuner.plan(1000, 10);
+  const MemoryPlan small = tuner.plan(10, 10, 1), large = tuner.plan(1000, 10, 1);
   CHECK(small.weights == model->bytes());
   CHECK(large.activations > 50 * small.activations);
   const MemoryPlan block = Tuner(tiny_model(tiny_config(), DType::f32), s2ft_method(),
                                  OptimizerSpec(), Recompute::block)
-                               .plan(1000, 10);
+                               .plan(1000, 10, 1);
   CHECK(block.activations < large.activations);
 }

@@ -68,6 +68,27 @@ void Tuner::build_lora(const MethodSpec& method) {
   }
 }
 
+void Tuner::build_loreft(const MethodSpec& method) {
+  Model& m = *model_;
+  int above = 0;
+  for (int layer : method.layers) {
+    if (layer < above || layer >= m.config.layers)
+      throw Error("INVALID_ARGUMENT",
+                  "[loreft] layers: expected ascending layers below " +
+                      std::to_string(m.config.layers) + ", found " +
+                      std::to_string(layer));
+    above = layer + 1;
+    if (m.layers[layer].intervention)
+      throw Error("BUSY", "[loreft] a fused LoReFT adapter holds the model: unfuse it");
+    auto intervention = std::make_unique<TrainedLoreft>(
+        *m.backend, "model.layers." + std::to_string(layer), m.config.hidden_size,
+        method.loreft);
+    for (auto& parameter : intervention->parameters)
+      parameters_.push_back(parameter.get());
+    stream_hooks_.push_back({&m.layers[layer], std::move(intervention)});
+  }
+}
+
 Linear& Tuner::untrained_linear(const std::string& name) {
   Linear* linear = model_->find_linear(name);
   if (!linear)

@@ -90,6 +90,24 @@ std::vector<double> eigenvectors(std::vector<double> a, int64_t n) {
 
 }  // namespace
 
+std::vector<double> inverse_square_root(const std::vector<double>& a, int64_t n) {
+  const std::vector<double> vectors = eigenvectors(a, n);
+  std::vector<double> root(a.size(), 0.0), image(static_cast<size_t>(n));
+  for (int64_t k = 0; k < n; ++k) {
+    auto v = [&](int64_t i) { return vectors[size_t(i * n + k)]; };
+    double value = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      image[size_t(i)] = 0;
+      for (int64_t j = 0; j < n; ++j) image[size_t(i)] += a[size_t(i * n + j)] * v(j);
+      value += v(i) * image[size_t(i)];
+    }
+    const double factor = value > 0 ? 1 / std::sqrt(value) : 0;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) root[size_t(i * n + j)] += factor * v(i) * v(j);
+  }
+  return root;
+}
+
 void singular_vectors(Backend& backend, Mat vectors, Mat g, bool left, Rng rng) {
   const int64_t k = vectors.rows, r = vectors.cols, n = std::min(k, r + kMore);
   const int64_t other = left ? g.cols : g.rows;

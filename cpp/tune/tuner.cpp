@@ -24,6 +24,7 @@ Tuner::Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
     if (kind_ == MethodSpec::Kind::sparse) build_sparse(method);
     if (kind_ == MethodSpec::Kind::lisa) build_lisa(method.lisa);
     if (kind_ == MethodSpec::Kind::galore) build_galore(method.galore);
+    if (kind_ == MethodSpec::Kind::loreft) build_loreft(method);
     if (kind_ == MethodSpec::Kind::full) build_full();
     if (parameters_.empty())
       throw Error("INVALID_ARGUMENT", "[trainer] the method selects nothing to train");
@@ -44,6 +45,8 @@ Tuner::~Tuner() {
 
 void Tuner::hook_parts() {
   for (Hook& hook : hooks_) hook.linear->part = hook.part.get();
+  for (StreamHook& hook : stream_hooks_)
+    hook.layer->intervention = hook.intervention.get();
   for (Trained& t : trained_) t.weight->parameter = t.parameter.get();
   // A tied head adds to the embedding's gradient.
   if (changes_base() && model_->config.tie_word_embeddings)
@@ -52,6 +55,7 @@ void Tuner::hook_parts() {
 
 void Tuner::unhook_parts() {
   for (Hook& hook : hooks_) hook.linear->part = nullptr;
+  for (StreamHook& hook : stream_hooks_) hook.layer->intervention = nullptr;
   for (Trained& t : trained_) t.weight->parameter = nullptr;
   model_->head.parameter = nullptr;
 }
@@ -101,17 +105,20 @@ void Tuner::attach() {
   attached_ = true;
 }
 
-ActivationRequest Tuner::training_request(int64_t tokens, int64_t trained) const {
+ActivationRequest Tuner::training_request(int64_t tokens, int64_t trained,
+                                          int64_t samples) const {
   ActivationRequest request;
   request.tokens = tokens;
   request.trained = trained;
+  request.samples = samples;
   request.training = true;
   request.recompute = recompute_;
   return request;
 }
 
-void Tuner::prepare_arena(int64_t tokens, int64_t trained) {
-  const ActivationRequest request = training_request(tokens, trained);
+void Tuner::prepare_arena(const Batch& batch) {
+  const ActivationRequest request =
+      training_request(batch.size(), int64_t(batch.targets.size()), batch.samples());
   Arena count;
   lay_out(*model_, request, count);
   if (count.peak() > arena_.bytes()) {
@@ -122,9 +129,10 @@ void Tuner::prepare_arena(int64_t tokens, int64_t trained) {
   activations_ = lay_out(*model_, request, place);
 }
 
-MemoryPlan Tuner::plan(int64_t tokens, int64_t trained) {
+MemoryPlan Tuner::plan(int64_t tokens, int64_t trained, int64_t samples) {
   Arena count;
-  lay_out(*model_, training_request(padded_tokens(tokens), trained), count);
+  // One sequence more fills the batch up.
+  lay_out(*model_, training_request(padded_tokens(tokens), trained, samples + 1), count);
   MemoryPlan plan;
   plan.weights = model_->bytes();
   plan.activations = count.peak();
@@ -156,10 +164,11 @@ void Tuner::zero_gradients() {
 
 double Tuner::micro_step(const Batch& batch, int micro, float gradient_scale,
                          const std::atomic<bool>* stop) {
-  prepare_arena(batch.size(), int64_t(batch.targets.size()));
+  prepare_arena(batch);
   uint64_t state = uint64_t(step_) * 65536 + uint64_t(micro);
   const uint64_t seed = splitmix64(state);
   for (Hook& hook : hooks_) hook.part->set_seed(seed);
+  for (StreamHook& hook : stream_hooks_) hook.intervention->set_seed(seed);
   const Pass pass{*model_, batch, activations_, true, nullptr, nullptr, &cancel, stop};
   forward(pass);
   HeadResult head;
@@ -172,6 +181,16 @@ double Tuner::micro_step(const Batch& batch, int micro, float gradient_scale,
   for (float nll : head.nll) sum += nll;
   if (!batch.targets.empty()) backward(pass);
   return sum;
+}
+
+void Tuner::require_prompt(const std::vector<Batch>& batches) const {
+  if (kind_ != MethodSpec::Kind::loreft) return;
+  for (const Batch& batch : batches)
+    for (int32_t prompt : batch.prompts)
+      if (prompt > 0) return;
+  throw Error("INVALID_ARGUMENT",
+              "[loreft] no sample has a prompt, and only prompts are changed: expected "
+              "labels of -100 at the start of a sample");
 }
 
 double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
@@ -187,11 +206,14 @@ double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_bat
     throw Error("INVALID_ARGUMENT",
                 "[step] the batch has no trained token: every label is -100");
   }
+  require_prompt(batches);
   cancel = false;
   zero_gradients();
   double sum = 0;
   for (size_t i = 0; i < batches.size(); ++i)
     sum += micro_step(batches[i], int(i), float(1.0 / double(tokens)), stop);
+  for (StreamHook& hook : stream_hooks_)
+    hook.intervention->finish_gradients(*model_->backend);
   model_->backend->synchronize();
   return sum / double(tokens);
 }
@@ -234,6 +256,7 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
   }
   for (Hook& hook : hooks_)
     hook.part->stepped(*model_->backend, learning_rate, optimizer_.weight_decay);
+  for (StreamHook& hook : stream_hooks_) hook.intervention->stepped(*model_->backend);
   model_->backend->synchronize();
   return result;
 }

@@ -12,6 +12,7 @@
 #include "model/transformer.h"
 #include "tune/galore_part.h"
 #include "tune/lisa.h"
+#include "tune/loreft.h"
 #include "tune/parts.h"
 #include "tune/selection.h"
 #include "tune/sparse_part.h"
@@ -24,13 +25,24 @@ struct LoraModule {
 };
 
 struct MethodSpec {
-  enum class Kind { s2ft, lora, dora, sparse, lisa, galore, full } kind = Kind::s2ft;
+  enum class Kind {
+    s2ft,
+    lora,
+    dora,
+    sparse,
+    lisa,
+    galore,
+    loreft,
+    full
+  } kind = Kind::s2ft;
   std::vector<LayerSelection> selection;  // s2ft, one a layer
   std::vector<LoraModule> lora;           // lora, dora
   SparseOptions sparse;
   std::vector<std::string> modules;  // sparse
   LisaOptions lisa;
   GaloreOptions galore;
+  LoreftOptions loreft;
+  std::vector<int> layers;  // loreft
 };
 
 struct OptimizerSpec {
@@ -69,8 +81,9 @@ class Tuner {
 
   /// LISA: those that train now; a step may exchange them.
   const std::vector<Parameter*>& parameters() const { return parameters_; }
-  /// For one micro-batch of this many tokens, `trained` of them with a label.
-  MemoryPlan plan(int64_t tokens, int64_t trained);
+  /// For one micro-batch of this many tokens of so many samples, `trained` of them with a
+  /// label.
+  MemoryPlan plan(int64_t tokens, int64_t trained, int64_t samples);
 
   /// One optimizer step over the micro-batches; the loss is the mean over all their
   /// trained tokens. On any error weights and moments are as before.
@@ -120,11 +133,14 @@ class Tuner {
   /// As build_full, with the linear layers' gradients projected.
   void build_galore(const GaloreOptions& options);
   void build_sparse(const MethodSpec& method);
+  void build_loreft(const MethodSpec& method);
   SparsePart& sparse_part(size_t parameter);
   void score_samples(const std::vector<std::vector<Sample>>& micro_batches,
                      const std::atomic<bool>* stop);
   size_t calibration_bytes();
   void require_mask() const;
+  /// LoReFT. Throws INVALID_ARGUMENT where nothing would be changed.
+  void require_prompt(const std::vector<Batch>& batches) const;
   void build_lisa(const LisaOptions& options);
   /// LISA: trains this period's layers, from fresh optimizer state, instead of the
   /// last's.
@@ -149,8 +165,9 @@ class Tuner {
                           int64_t& tokens, const std::atomic<bool>* stop);
   double micro_step(const Batch& batch, int micro, float gradient_scale,
                     const std::atomic<bool>* stop);
-  ActivationRequest training_request(int64_t tokens, int64_t trained) const;
-  void prepare_arena(int64_t tokens, int64_t trained);
+  ActivationRequest training_request(int64_t tokens, int64_t trained,
+                                     int64_t samples) const;
+  void prepare_arena(const Batch& batch);
 
   std::shared_ptr<Model> model_;
   OptimizerSpec optimizer_;
@@ -168,6 +185,11 @@ class Tuner {
     std::unique_ptr<TunedPart> part;
   };
   std::vector<Hook> hooks_;
+  struct StreamHook {
+    Layer* layer;
+    std::unique_ptr<TrainedLoreft> intervention;
+  };
+  std::vector<StreamHook> stream_hooks_;
   struct Trained {
     Weight* weight;
     std::unique_ptr<Parameter> parameter;

@@ -14,6 +14,12 @@ import {
   parseLoraConfig,
   toPeftNames,
 } from './lora-format.js'
+import {
+  checkLoreftTensors,
+  LOREFT_TYPE,
+  loreftConfig,
+  parseLoreftConfig,
+} from './loreft-format.js'
 import { checkS2ftTensors, parseS2ftConfig, s2ftConfig } from './s2ft-format.js'
 import {
   checkSparseTensors,
@@ -31,20 +37,29 @@ const FINGERPRINT = 's2ft_base_fingerprint'
 function checkTensors(info: AdapterInfo, tensors: Adapter['tensors'], where: string): void {
   if (info.type === 's2ft') checkS2ftTensors(info, tensors, where)
   else if (info.type === 'sparse') checkSparseTensors(info, tensors, where)
+  else if (info.type === 'loreft') checkLoreftTensors(info, tensors, where)
   else checkLoraTensors(info, tensors, where)
 }
 
 function configOf({ info, patterns }: Adapter): Record<string, unknown> {
   if (info.type === 's2ft') return s2ftConfig(info)
   if (info.type === 'sparse') return sparseConfig(info)
+  if (info.type === 'loreft') return loreftConfig(info)
   return loraConfig({ info, ...patterns })
 }
+
+/** Readers of adapter_config.json by its peft_type; LoRA's tells more and is apart. */
+const PARSERS = {
+  S2FT: parseS2ftConfig,
+  [SPARSE_TYPE]: parseSparseConfig,
+  [LOREFT_TYPE]: parseLoreftConfig,
+} as const
 
 export class Adapter {
   /** @internal Use Adapter.load or trainer.adapter(). */
   constructor(
     readonly info: AdapterInfo,
-    /** `<module>.s2ft_delta` and `.s2ft_index`, `.sparse_delta` and `.sparse_index`, or `<module>.lora_A` and `.lora_B` (DoRA: `.lora_magnitude_vector`). */
+    /** `<module>.s2ft_delta` and `.s2ft_index`, `.sparse_delta` and `.sparse_index`, `<layer>.loreft_R`, `.loreft_W` and `.loreft_b`, or `<module>.lora_A` and `.lora_B` (DoRA: `.lora_magnitude_vector`). */
     readonly tensors: Map<string, Tensor>,
     /** @internal Ranks and alphas of single LoRA modules. */
     readonly patterns: Pick<LoraConfig, 'ranks' | 'alphas'> = { ranks: {}, alphas: {} },
@@ -67,7 +82,7 @@ export class Adapter {
   }
 
   /**
-   * Reads an S²FT or sparse adapter, or a LoRA or DoRA adapter in PEFT's format. Nothing in it is trusted: throws IO
+   * Reads an S²FT, sparse or LoReFT adapter, or a LoRA or DoRA adapter in PEFT's format. Nothing in it is trusted: throws IO
    * when a file is missing, CORRUPT_FILE or SHAPE_MISMATCH naming field or tensor, UNSUPPORTED
    * for other kinds of adapter.
    */
@@ -76,14 +91,15 @@ export class Adapter {
     const raw = await readJson(configFile, 'CORRUPT_FILE')
     const type = (raw as { peft_type?: unknown } | null)?.peft_type
     const file = join(directory, WEIGHTS)
-    if (type !== 'S2FT' && type !== 'LORA' && type !== SPARSE_TYPE) {
+    const parse = Object.hasOwn(PARSERS, String(type)) && PARSERS[type as keyof typeof PARSERS]
+    if (!parse && type !== 'LORA') {
+      const known = Object.keys(PARSERS).map(show).join(', ')
       throw new S2FTError(
         'UNSUPPORTED',
-        `${configFile}: peft_type: expected "S2FT", "${SPARSE_TYPE}" or "LORA", found ${show(type)}`,
+        `${configFile}: peft_type: expected ${known} or "LORA", found ${show(type)}`,
       )
     }
-    if (type !== 'LORA') {
-      const parse = type === 'S2FT' ? parseS2ftConfig : parseSparseConfig
+    if (parse) {
       const info = parse(raw, configFile)
       const { tensors } = await native().readSafetensors(file)
       const map = new Map(Object.entries(tensors))

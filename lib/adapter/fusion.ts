@@ -3,7 +3,7 @@ import { S2FTError } from '../errors.js'
 import { show } from '../model/validate.js'
 import type { NativeModel, NativeModelConfig } from '../native/binding.js'
 import type { Adapter } from './adapter.js'
-import { toDeltas, toElements, toLoras } from './to-native.js'
+import { toDeltas, toElements, toLoras, toLorefts } from './to-native.js'
 import type { AdapterInfo, FuseOptions } from './types.js'
 
 /** Throws ADAPTER_MISMATCH naming both fingerprints; an adapter that knows none fits any base. */
@@ -42,6 +42,7 @@ export class Fusion {
       deltas: toDeltas(adapter, this.config),
       elements: toElements(adapter, this.config),
       loras: toLoras(adapter, this.config),
+      lorefts: toLorefts(adapter, this.config),
     }
     const id = `adapter-${this.made++}`
     this.ids.set(adapter, id)

@@ -4,6 +4,7 @@ import { moduleShape, parseModule } from '../model/modules.js'
 import type { NativeDelta, NativeModelConfig, Tensor } from '../native/binding.js'
 import { Adapter } from './adapter.js'
 import { loraName, targetNames } from './lora-format.js'
+import { refuseLoreft } from './loreft-format.js'
 import { toDeltas } from './to-native.js'
 
 function oneHot(rows: number, cols: number, ones: (i: number) => [number, number], count: number) {
@@ -35,11 +36,12 @@ function factors(slice: NativeDelta, shape: [number, number]): { a: Tensor; b: T
  * The same change as a LoRA of rank s and alpha s per module, so that its scale is 1 and no
  * decomposition is needed (design: an S²FT slice is a LoRA with a one-hot factor). A LoRA adapter
  * is returned as it is. Throws ADAPTER_MISMATCH or SHAPE_MISMATCH when it does not fit `config`, UNSUPPORTED
- * for a sparse adapter.
+ * for a sparse or LoReFT adapter.
  */
 export function toLora(adapter: Adapter, config: NativeModelConfig): Adapter {
   const { info } = adapter
   if (info.type === 'lora') return adapter
+  if (info.type === 'loreft') refuseLoreft('expected an adapter with a low-rank form')
   if (info.type === 'sparse') {
     throw new S2FTError(
       'UNSUPPORTED',

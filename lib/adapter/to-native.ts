@@ -6,10 +6,12 @@ import type {
   NativeDelta,
   NativeElements,
   NativeLora,
+  NativeLoreft,
   NativeModelConfig,
 } from '../native/binding.js'
 import type { Adapter } from './adapter.js'
 import { loraName, loraScale, magnitudeName, patternValue } from './lora-format.js'
+import { loreftSets, parsePositions } from './loreft-format.js'
 import { deltaName, indexName } from './s2ft-format.js'
 import { sparseDeltaName, sparseIndexName } from './sparse-format.js'
 import { ascendingPlaces, expectShape, floatValues, indexValues } from './values.js'
@@ -79,5 +81,32 @@ export function toLoras(adapter: Adapter, config: NativeModelConfig): NativeLora
     const lengths = adapter.tensors.get(magnitude)!
     expectShape(lengths, [out], magnitude)
     return { ...factors, magnitudes: floatValues(lengths, magnitude) }
+  })
+}
+
+/** The interventions of a LoReFT adapter. Throws as toDeltas does. */
+export function toLorefts({ info, tensors }: Adapter, config: NativeModelConfig): NativeLoreft[] {
+  if (info.type !== 'loreft') return []
+  const { r, shareWeights: shared, positions } = info
+  return info.layers.map((layer) => {
+    if (layer >= config.layers) {
+      throw new S2FTError(
+        'ADAPTER_MISMATCH',
+        `adapter: expected layers below ${config.layers}, found ${layer}`,
+      )
+    }
+    const sets = loreftSets(info, layer).map((set) => {
+      const values = (kind: string, shape: number[]) => {
+        const tensor = tensors.get(`${set}.${kind}`)!
+        expectShape(tensor, shape, `${set}.${kind}`)
+        return floatValues(tensor, `${set}.${kind}`)
+      }
+      return {
+        rotation: values('loreft_R', [r, config.hiddenSize]),
+        source: values('loreft_W', [r, config.hiddenSize]),
+        bias: values('loreft_b', [r]),
+      }
+    })
+    return { layer, r, shared, sets, ...parsePositions(positions)! }
   })
 }

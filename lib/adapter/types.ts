@@ -47,7 +47,21 @@ export interface SparseAdapterInfo {
   seed: number
 }
 
-export type AdapterInfo = S2ftAdapterInfo | LoraAdapterInfo | SparseAdapterInfo
+export interface LoreftAdapterInfo {
+  type: 'loreft'
+  baseModel: string
+  baseFingerprint: string
+  r: number
+  /** Behind which it acts; ascending. */
+  layers: number[]
+  /** First and last positions of the prompt: 'f7+l7'. */
+  positions: string
+  shareWeights: boolean
+  dropout: number
+  seed: number
+}
+
+export type AdapterInfo = S2ftAdapterInfo | LoraAdapterInfo | SparseAdapterInfo | LoreftAdapterInfo
 
 export interface FuseOptions {
   /** Fuse although the base's fingerprint differs; shapes are checked all the same. */

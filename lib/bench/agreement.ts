@@ -1,4 +1,10 @@
 // Whether two sides do the same work: before the first update both have the base model's loss.
+import type { BenchMethod } from './operations.js'
+
+/** Whether a method's first loss is the base model's: LoReFT starts from random values. */
+export function startsAtBase(method: BenchMethod): boolean {
+  return method !== 'loreft'
+}
 
 /**
  * Of the expected loss. bf16 products differ by some 1e-3 of it between engines; another

@@ -7,7 +7,7 @@ import type { NativeMemoryPlan, Recompute } from '../native/binding.js'
 import { native } from '../native/load.js'
 import { availableMemory } from '../trainer/memory.js'
 import { methodOf } from './method.js'
-import type { BenchMethod } from './operations.js'
+import { type BenchMethod, promptTokens } from './operations.js'
 
 /** What a child process is asked to measure. */
 export interface CaseSpec {
@@ -84,14 +84,18 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
   const data = [1, 2].map((round) =>
     Array.from({ length: batch }, (_, i) => {
       const tokens = randomTokens(sequence, spec.vocabulary, 1000 * round + i)
-      return { tokens, labels: tokens }
+      const prompt = promptTokens(spec.method, sequence)
+      return {
+        tokens,
+        labels: prompt > 0 ? tokens.map((t, at) => (at < prompt ? -100 : t)) : tokens,
+      }
     }),
   )
   // Making the adapter makes the engine's trainer too: set-up stays out of the peak.
   const trainable = spec.method === 'full' ? model.parameters : (await trainer.adapter()).parameters
   ;(globalThis as { gc?: () => void }).gc?.()
   const trained = data[0]!.reduce((sum, { labels }) => sum + trainedTokens(labels), 0)
-  const plan = await trainer.plan(batch * sequence, trained)
+  const plan = await trainer.plan(batch * sequence, trained, batch)
   const available = availableMemory()
   const fits = !spec.onlyIfFits || plan.total <= available
   const startBytes = process.memoryUsage.rss()

@@ -1,10 +1,10 @@
 // The method that a benchmark case trains, with the options that make methods comparable.
-import { full, lora, type Method, s2ft } from '../index.js'
+import { dora, full, lora, loreft, type Method, s2ft } from '../index.js'
 import type { BenchMethod } from './operations.js'
 
 export interface MethodSpec {
   method: BenchMethod
-  /** LoRA's rank; its alpha is twice that. */
+  /** Rank of LoRA and DoRA, whose alpha is twice that, and of LoReFT. */
   rank: number
   /** Channels of gate, up and down that S²FT trains. */
   channels: number
@@ -17,7 +17,9 @@ export function methodOf(spec: MethodSpec): Method {
     const share = Math.min(1, spec.channels / spec.intermediate)
     return s2ft({ ratios: { gate: share, up: share, down: share }, seed: 0 })
   }
+  if (spec.method === 'loreft') return loreft({ r: spec.rank })
   const ffn = ['gate_proj', 'up_proj', 'down_proj']
-  const targetModules = spec.method === 'lora3' ? ffn : 'all-linear'
-  return lora({ r: spec.rank, alpha: 2 * spec.rank, targetModules })
+  const targetModules = spec.method.endsWith('3') ? ffn : 'all-linear'
+  const make = spec.method.startsWith('dora') ? dora : lora
+  return make({ r: spec.rank, alpha: 2 * spec.rank, targetModules })
 }

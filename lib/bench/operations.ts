@@ -2,12 +2,26 @@
 import type { Recompute } from '../native/binding.js'
 import { linearShapes, type ShapeConfig } from './shapes.js'
 
+/** Methods that benchmarks train unless told otherwise. */
+export const standardMethods = ['s2ft', 'lora3', 'lora7', 'full'] as const
 /** Methods that this engine trains in benchmarks. */
-export const benchMethods = ['s2ft', 'lora3', 'lora7', 'full'] as const
-/** Methods whose operations are counted; dora3 is trained by the peers only. */
-export type BenchMethod = (typeof benchMethods)[number] | 'dora3'
+export const benchMethods = [...standardMethods, 'dora3', 'dora7', 'loreft'] as const
+export type BenchMethod = (typeof benchMethods)[number]
+/** Tokens of a sample's prompt that LoReFT edits in benchmarks: seven first and seven last. */
+const LOREFT_POSITIONS = 14
 
 const ffn = ['gate', 'up', 'down']
+
+/** Tokens of every sample of a benchmark that are its prompt: only LoReFT needs one. */
+export function promptTokens(method: BenchMethod, sequence: number): number {
+  return method === 'loreft' ? Math.min(LOREFT_POSITIONS, sequence - 1) : 0
+}
+
+/** Linear layers that a method's trainable parts belong to. */
+function adaptedModules(method: BenchMethod, linear: Record<string, unknown>): string[] {
+  if (method === 'loreft') return []
+  return method === 'lora7' || method === 'dora7' ? Object.keys(linear) : ffn
+}
 
 /**
  * Floating-point operations of one step, two per multiply-add: products of the linear layers
@@ -15,7 +29,7 @@ const ffn = ['gate', 'up', 'down']
  * the optimizer are not counted. A frozen layer has no weight gradient, and layer 0 no input
  * gradient where nothing below it trains; the embedding is frozen except in `full`.
  *
- * @param options.rank LoRA's rank; options.channels S²FT's channels a layer
+ * @param options.rank that of LoRA, DoRA and LoReFT; options.channels S²FT's channels a layer
  */
 export function stepOperations(
   config: ShapeConfig,
@@ -33,28 +47,34 @@ export function stepOperations(
   )
   const allProducts = Object.values(products).reduce((sum, x) => sum + x, 0)
   const attention = 2 * tokens * sequence * config.num_attention_heads * config.head_dim
-  const head = product(config.hidden_size, config.vocab_size)
+  const prompt = promptTokens(method, sequence)
+  // What a prompt predicts is not trained; its last token predicts the first that is.
+  const predicting = prompt > 0 ? batch * (sequence - prompt) : tokens
+  const head = 2 * predicting * config.hidden_size * config.vocab_size
   const forward = layers * (allProducts + attention) + head
   if (method === 'full') return 3 * forward
 
-  const adapted = method === 'lora7' ? Object.keys(linear) : ffn
-  const trainsAttention = method === 'lora7'
+  const trainsAttention = method === 'lora7' || method === 'dora7'
+  const adapted = adaptedModules(method, linear)
   let backward = head
   for (let layer = 0; layer < layers; layer++) {
     for (const [name, cost] of Object.entries(products)) {
+      // LoReFT acts behind layer 0: nothing in it has a gradient.
+      if (layer === 0 && method === 'loreft') continue
       const first =
         name === 'down' || (trainsAttention && (name === 'o' || name === 'gate' || name === 'up'))
       if (layer > 0 || first) backward += cost
     }
     if (layer > 0 || trainsAttention) backward += 2 * attention
   }
-  let extra = 0
+  // Two thin products forward, four backward, on the edited rows.
+  let extra = 12 * batch * prompt * options.rank * config.hidden_size
   for (const name of adapted) {
     const [a, b] = linear[name]!
     if (method === 's2ft') extra += product(options.channels, config.hidden_size)
     else extra += 3 * product(options.rank, a + b)
     // DoRA's norm of W + BA, taken anew in every step; its gradient is held constant.
-    if (method === 'dora3') extra += 2 * options.rank * a * b
+    if (method === 'dora3' || method === 'dora7') extra += 2 * options.rank * a * b
   }
   return forward + backward + layers * extra
 }
@@ -75,7 +95,8 @@ export function recomputedOperations(
   if (recompute !== 'block') return 0
   const tokens = batch * sequence
   const linear = linearShapes(config)
-  const adapted = method === 'lora7' ? Object.keys(linear) : method === 'lora3' ? ffn : []
+  const factors = method !== 's2ft' && method !== 'full'
+  const adapted = factors ? adaptedModules(method, linear) : []
   let layer = 2 * tokens * sequence * config.num_attention_heads * config.head_dim
   for (const [name, [a, b]] of Object.entries(linear)) {
     if (name !== 'down') layer += 2 * tokens * a * b

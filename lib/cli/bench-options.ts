@@ -40,12 +40,12 @@ export function addMethodOptions(
     .addOption(
       valued(
         '--methods <list>',
-        's2ft, lora3 (feed-forward modules), lora7 (all linear modules), full',
+        's2ft, lora3 and dora3 (feed-forward modules), lora7 and dora7 (all linear modules), loreft, full',
         listOf(...benchMethods),
       ).default(defaults.methods, defaults.methods.join(',')),
     )
     .addOption(valued('--rounds <n>', 'processes a case', integer({ min: 1 }), defaults.rounds))
-    .addOption(valued('--rank <r>', "LoRA's rank", integer({ min: 1 }), 16))
+    .addOption(valued('--rank <r>', 'rank of LoRA, DoRA and LoReFT', integer({ min: 1 }), 16))
     .addOption(
       valued(
         '--channels <n>',

@@ -3,8 +3,9 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { lossDisagreement } from '../bench/agreement.js'
+import { lossDisagreement, startsAtBase } from '../bench/agreement.js'
 import type { CaseResult } from '../bench/case.js'
+import type { BenchMethod } from '../bench/operations.js'
 import { type RatioLine, ratioCells, ratiosTo } from '../bench/ratios.js'
 import { type Case, caseLabel, runRounds } from '../bench/run.js'
 import { type CaseIdentity, identityOf } from '../bench/summary.js'
@@ -14,7 +15,7 @@ import { interruptSignal } from './load.js'
 import type { Output } from './output.js'
 import { table } from './table.js'
 
-type StepCase = Case<{ threads: number; dtype: string; batch: number }>
+type StepCase = Case<{ method: BenchMethod; threads: number; dtype: string; batch: number }>
 
 export interface BenchRun<C, R> {
   /** The benchmark's name in JSON lines. */
@@ -23,7 +24,7 @@ export interface BenchRun<C, R> {
   rounds: number
   /** What is told of a finished case beside its name. */
   progress: (item: C, result: R) => string
-  /** The loss that a case must begin with. */
+  /** The loss that a case must begin with, the base model's. */
   expectedLoss: (item: C, results: readonly R[][]) => number | undefined
 }
 
@@ -72,7 +73,7 @@ export async function measureCases<C extends StepCase, R extends CaseResult>(
     }
     const [first] = results[i]!
     if (!first) continue
-    const expected = expectedLoss(item, results)
+    const expected = startsAtBase(item.spec.method) && expectedLoss(item, results)
     const wrong = expected && lossDisagreement(caseLabel(item), first.lossFirst, expected)
     if (wrong) warn(wrong)
     if (results[i]!.some((r) => r.compilations)) {

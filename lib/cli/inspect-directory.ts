@@ -119,6 +119,11 @@ async function inspectAdapter(path: string): Promise<Part> {
     const lora = { r, alpha, scale, dropout, rslora, dora, targetModules }
     return { type: 'lora-adapter', ...common, ...lora }
   }
+  if (info.type === 'loreft') {
+    const { r, positions, shareWeights, dropout, seed, layers } = info
+    const shown = { r, positions, shareWeights: String(shareWeights), dropout, seed, layers }
+    return { type: 'loreft-adapter', ...common, ...shown }
+  }
   if (info.type === 'sparse') {
     const { masks, seed } = info
     const { strategy: selection, share } = info.selection

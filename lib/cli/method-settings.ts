@@ -1,5 +1,7 @@
 // The settings of `s2ft train` that choose a method and say how it trains.
-import { integer, list, number, numbersByName, oneOf, ratios } from './parse.js'
+import { InvalidArgumentError } from 'commander'
+import { parsePositions } from '../adapter/loreft-format.js'
+import { integer, integers, list, number, numbersByName, oneOf, ratios } from './parse.js'
 import type { Setting } from './train-settings.js'
 
 export const implementedMethods = [
@@ -9,11 +11,12 @@ export const implementedMethods = [
   'sparse',
   'lisa',
   'galore',
+  'loreft',
   'full',
 ] as const
-export const plannedMethods = ['loreft'] as const
 
 const count = integer({ min: 1 })
+const readLayers = integers({ min: 0 })
 
 export const methodSettings: Omit<Setting, 'group'>[] = [
   {
@@ -21,7 +24,7 @@ export const methodSettings: Omit<Setting, 'group'>[] = [
     value: 'name',
     description: `what is trained: ${implementedMethods.join(', ')}`,
     fallback: 's2ft',
-    read: oneOf(...implementedMethods, ...plannedMethods),
+    read: oneOf(...implementedMethods),
   },
   {
     key: 'ratios',
@@ -131,6 +134,42 @@ export const methodSettings: Omit<Setting, 'group'>[] = [
     description: 'lisa: steps after which the layers are drawn anew',
     fallback: 20,
     read: count,
+  },
+  {
+    key: 'loreftR',
+    value: 'r',
+    description: 'loreft: dimensions of the subspace that is edited',
+    fallback: 8,
+    read: count,
+  },
+  {
+    key: 'loreftLayers',
+    value: 'list',
+    description: 'loreft: behind which layers, e.g. 3,9,18,24, or all',
+    fallback: 'all',
+    read: (text) => (text === 'all' ? text : readLayers(text)),
+  },
+  {
+    key: 'loreftPositions',
+    value: 'f<p>+l<s>',
+    description: 'loreft: the first p and the last s positions of every prompt',
+    fallback: 'f7+l7',
+    read: (text) => {
+      if (parsePositions(text)) return text
+      throw new InvalidArgumentError('expected first and last positions, e.g. f7+l7, f3 or l1')
+    },
+  },
+  {
+    key: 'loreftSeparateWeights',
+    description: 'loreft: weights of their own for the first and the last positions',
+    fallback: false,
+  },
+  {
+    key: 'loreftDropout',
+    value: 'p',
+    description: 'loreft: dropout on the edited rows of the residual stream',
+    fallback: 0,
+    read: number({ min: 0, max: 0.99 }),
   },
   {
     key: 'quantize',

@@ -3,16 +3,16 @@
 import type { Command } from 'commander'
 import type { TemplateName } from '../data/index.js'
 import { S2FTError } from '../errors.js'
-import { dora, full, galore, lisa, lora, s2ft, sparse } from '../method/index.js'
+import { dora, full, galore, lisa, lora, loreft, s2ft, sparse } from '../method/index.js'
 import type { Method, SparseMethod } from '../method/types.js'
 import type { ModuleKind, Recompute } from '../native/binding.js'
 import type { SchedulerName, TrainerOptions } from '../trainer/types.js'
 import { readConfigFile } from './config-file.js'
-import { implementedMethods, type plannedMethods } from './method-settings.js'
+import type { implementedMethods } from './method-settings.js'
 import { usage } from './output.js'
 import { commonSettings, kebab, trainSettings } from './train-settings.js'
 
-type MethodName = (typeof implementedMethods)[number] | (typeof plannedMethods)[number]
+type MethodName = (typeof implementedMethods)[number]
 
 /** Settings as given; what is absent is left to the trainer's defaults. */
 export interface TrainSettings {
@@ -39,6 +39,11 @@ export interface TrainSettings {
   galoreR?: number
   galoreUpdateInterval?: number
   galoreScale?: number
+  loreftR?: number
+  loreftLayers?: 'all' | number[]
+  loreftPositions?: string
+  loreftSeparateWeights?: boolean
+  loreftDropout?: number
   lisaLayers?: number
   lisaInterval?: number
   quantize?: string
@@ -111,6 +116,11 @@ const methodsOf: Partial<Record<keyof TrainSettings, MethodName[]>> = {
   galoreR: ['galore'],
   galoreUpdateInterval: ['galore'],
   galoreScale: ['galore'],
+  loreftR: ['loreft'],
+  loreftLayers: ['loreft'],
+  loreftPositions: ['loreft'],
+  loreftSeparateWeights: ['loreft'],
+  loreftDropout: ['loreft'],
   lisaLayers: ['lisa'],
   lisaInterval: ['lisa'],
 }
@@ -140,10 +150,9 @@ function targets({ targetModules: found }: TrainSettings): string[] | 'all-linea
   return found?.length === 1 && found[0] === 'all-linear' ? 'all-linear' : found
 }
 
-/** The method asked for. Throws UNSUPPORTED for those of later releases. */
+/** The method asked for. Throws UNSUPPORTED for what comes in later releases. */
 export function methodOf(settings: TrainSettings): Method {
   const { method = 's2ft', quantize, seed = 0, ratios, budgetLoraRank } = settings
-  const available = implementedMethods.join(', ')
   if (quantize !== undefined) {
     const message = `--quantize ${quantize} comes in a later release: leave it out (--dtype bf16 halves the weights)`
     throw new S2FTError('UNSUPPORTED', message)
@@ -177,23 +186,29 @@ export function methodOf(settings: TrainSettings): Method {
       }),
     )
   }
-  if (method === 'lora' || method === 'dora') {
-    const options = given({
-      r: settings.loraR,
-      alpha: settings.loraAlpha,
-      dropout: settings.loraDropout,
-      rslora: settings.loraRslora,
-      rankPattern: settings.loraRankPattern,
-      alphaPattern: settings.loraAlphaPattern,
-      targetModules: targets(settings),
-      seed,
-    })
-    return method === 'lora' ? lora(options) : dora(options)
+  if (method === 'loreft') {
+    return loreft(
+      given({
+        r: settings.loreftR,
+        layers: settings.loreftLayers,
+        positions: settings.loreftPositions,
+        shareWeights: !settings.loreftSeparateWeights,
+        dropout: settings.loreftDropout,
+        seed,
+      }),
+    )
   }
-  throw new S2FTError(
-    'UNSUPPORTED',
-    `--method ${method} comes in a later release: available are ${available}`,
-  )
+  const options = given({
+    r: settings.loraR,
+    alpha: settings.loraAlpha,
+    dropout: settings.loraDropout,
+    rslora: settings.loraRslora,
+    rankPattern: settings.loraRankPattern,
+    alphaPattern: settings.loraAlphaPattern,
+    targetModules: targets(settings),
+    seed,
+  })
+  return method === 'lora' ? lora(options) : dora(options)
 }
 
 /** Evaluation data without --eval-steps are used once, after the last step. */

@@ -1,5 +1,6 @@
 // Checked options of the methods.
 import { z } from 'zod'
+import { parsePositions } from '../adapter/loreft-format.js'
 import { S2FTError } from '../errors.js'
 import { MODULE_KINDS } from '../model/modules.js'
 import { validate } from '../model/validate.js'
@@ -12,6 +13,8 @@ import type {
   LisaOptions,
   LoraMethod,
   LoraOptions,
+  LoreftMethod,
+  LoreftOptions,
   S2ftMethod,
   S2ftOptions,
   SparseMethod,
@@ -86,6 +89,23 @@ const galoreSchema = z.strictObject({
 const lisaSchema = z.strictObject({
   layers: z.number().int().positive().default(2),
   interval: z.number().int().positive().default(20),
+  seed,
+})
+const loreftSchema = z.strictObject({
+  r: z.number().int().positive().default(8),
+  layers: z
+    .union([z.literal('all'), z.array(z.number().int().nonnegative()).min(1)])
+    .transform((given) => (given === 'all' ? given : [...new Set(given)].sort((a, b) => a - b)))
+    .default('all'),
+  positions: z
+    .string()
+    .refine(
+      (text) => parsePositions(text) !== undefined,
+      "expected first and last positions, e.g. 'f7+l7', 'f3' or 'l1'",
+    )
+    .default('f7+l7'),
+  shareWeights: z.boolean().default(true),
+  dropout: z.number().min(0).lt(1).default(0),
   seed,
 })
 
@@ -178,6 +198,21 @@ export function lisa(options: LisaOptions = {}): LisaMethod {
  */
 export function galore(options: GaloreOptions = {}): GaloreMethod {
   return { kind: 'galore', ...validate(galoreSchema, options, 'galore options') }
+}
+
+/**
+ * Low-rank linear subspace representation fine-tuning (ReFT, Wu et al. 2024): behind the given
+ * layers the residual stream h becomes h + Rᵀ(W h + b − R h) at the first and last positions of
+ * every prompt, R [r, hidden] with orthonormal rows; the weights stay the base's. A prompt is what
+ * comes before a sample's first label, and in generation what is given; of a prompt shorter than
+ * all positions the prefix has half. Training starts from random values, not from the base model, as
+ * in the published code. R is kept on its manifold: its gradients are projected to the tangent
+ * space, and every step ends with the nearest matrix with orthonormal rows. The defaults are those
+ * of the published commonsense and math runs; weight decay touches W only.
+ * Throws INVALID_ARGUMENT naming the option.
+ */
+export function loreft(options: LoreftOptions = {}): LoreftMethod {
+  return { kind: 'loreft', ...validate(loreftSchema, options, 'loreft options') }
 }
 
 /** Trains every weight. */

@@ -1,5 +1,6 @@
 // Turns a method into what the engine trains on one particular model.
 import { loraScale, patternValue } from '../adapter/lora-format.js'
+import { parsePositions } from '../adapter/loreft-format.js'
 import { S2FTError } from '../errors.js'
 import {
   MODULE_KINDS,
@@ -19,6 +20,7 @@ import type {
 import type {
   DoraMethod,
   LoraMethod,
+  LoreftMethod,
   Method,
   S2ftMethod,
   Selection,
@@ -165,6 +167,25 @@ function resolveLora(method: LoraMethod | DoraMethod, config: NativeModelConfig)
   return { kind, seed, dropout, modules }
 }
 
+/** The layers behind which LoReFT acts, ascending. Throws INVALID_ARGUMENT for one too high. */
+export function loreftLayers({ layers }: LoreftMethod, config: NativeModelConfig): number[] {
+  if (layers === 'all') return Array.from({ length: config.layers }, (_, layer) => layer)
+  const outside = layers.find((layer) => layer >= config.layers)
+  if (outside !== undefined) {
+    bad(`loreft layers: expected layers below ${config.layers}, found ${outside}`)
+  }
+  return [...layers]
+}
+
+function resolveLoreft(method: LoreftMethod, config: NativeModelConfig): NativeMethod {
+  const { kind, seed, r, dropout, shareWeights: shared, positions } = method
+  if (r > config.hiddenSize) {
+    bad(`loreft r: expected at most the hidden size ${config.hiddenSize}, found ${r}`)
+  }
+  const layers = Int32Array.from(loreftLayers(method, config))
+  return { kind, seed, layers, r, dropout, shared, ...parsePositions(positions)! }
+}
+
 /** The engine's form of `method`. Throws INVALID_ARGUMENT naming what does not fit the model. */
 export function resolveMethod(method: Method, config: NativeModelConfig): NativeMethod {
   if (method.kind === 's2ft') return resolveS2ft(method, config)
@@ -179,6 +200,7 @@ export function resolveMethod(method: Method, config: NativeModelConfig): Native
     const { kind, seed, r, scale, updateInterval: interval } = method
     return { kind, seed, r, scale, interval }
   }
+  if (method.kind === 'loreft') return resolveLoreft(method, config)
   if (method.kind === 'sparse') {
     const { kind, seed, share, selection } = method
     return { kind, seed, share, selection, modules: targetModules(config, method) }

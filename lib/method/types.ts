@@ -74,6 +74,21 @@ export interface GaloreOptions {
   seed?: number
 }
 
+export interface LoreftOptions {
+  /** Dimensions of the subspace that is edited, at most the hidden size; default 8. */
+  r?: number
+  /** Behind which layers, or 'all' (default). */
+  layers?: 'all' | readonly number[]
+  /** First and last positions of the prompt, as in pyreft: 'f7+l7' (default), 'f3', 'l1'. */
+  positions?: string
+  /** The same weights at the first and the last positions of a layer; default true. */
+  shareWeights?: boolean
+  /** On the edited rows of the residual stream, as in pyreft; default 0. */
+  dropout?: number
+  /** Initial values and dropout; default 0. */
+  seed?: number
+}
+
 export interface LisaOptions {
   /** Layers that train at a time; default 2. */
   layers?: number
@@ -127,10 +142,19 @@ export interface GaloreMethod {
   readonly scale: number
   readonly seed: number
 }
+export interface LoreftMethod {
+  readonly kind: 'loreft'
+  readonly r: number
+  readonly layers: 'all' | readonly number[]
+  readonly positions: string
+  readonly shareWeights: boolean
+  readonly dropout: number
+  readonly seed: number
+}
 export interface FullMethod {
   readonly kind: 'full'
 }
-/** Made by s2ft(), lora(), dora(), sparse(), lisa(), galore() and full(). */
+/** Made by s2ft(), lora(), dora(), sparse(), lisa(), galore(), loreft() and full(). */
 export type Method =
   | S2ftMethod
   | LoraMethod
@@ -138,6 +162,7 @@ export type Method =
   | SparseMethod
   | LisaMethod
   | GaloreMethod
+  | LoreftMethod
   | FullMethod
 
 /** True for methods that train the base itself: their result is a model, not an adapter. */

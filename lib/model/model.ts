@@ -141,7 +141,10 @@ export class Model {
     }
   }
 
-  /** Scores of the next token at every position: [tokens, vocab], row after row. */
+  /**
+   * Scores of the next token at every position: [tokens, vocab], row after row. To a LoReFT adapter
+   * all tokens are the prompt; scoreBatch() tells it a prompt by labels.
+   */
   async logits(tokens: Tokens): Promise<Float32Array> {
     return this.native().logits(checkTokens(tokens, this.config.native.vocabSize))
   }
@@ -222,7 +225,8 @@ export class Model {
   }
 
   /**
-   * Adds an adapter to the base weights. A trainer of this model takes its changes out first
+   * Adds an adapter to the base weights; a LoReFT adapter acts behind its layers and leaves them as
+   * they are. A trainer of this model takes its changes out first
    * (its next step puts them in again), so that they do not count twice. Throws BUSY while it is
    * at work, ADAPTER_MISMATCH when it was made for another base
    * (unless `force`), SHAPE_MISMATCH, INVALID_ARGUMENT when it is fused already.
@@ -247,7 +251,8 @@ export class Model {
 
   /**
    * Writes a complete Hugging Face directory, or nothing: weights as they are now (fused
-   * adapters included), config.json, tokenizer, chat template.
+   * adapters included), config.json, tokenizer, chat template. Throws UNSUPPORTED while a LoReFT
+   * adapter, which changes no weights, is fused or trained.
    */
   async save(directory: string, options: SaveOptions = {}): Promise<void> {
     await saveModel(this.native(), this.directory, directory, options)

@@ -122,8 +122,17 @@ export type NativeMethod =
       modules: string[]
     }
   | { kind: 'galore'; seed: number; r: number; scale: number; interval: number }
+  | ({ kind: 'loreft'; seed: number; layers: Int32Array; dropout: number } & NativeLoreftShape)
   | { kind: 'lisa'; seed: number; layers: number; interval: number }
   | { kind: 'full' }
+
+/** Rank, first and last positions of a prompt, and whether both have the same weights. */
+export interface NativeLoreftShape {
+  r: number
+  first: number
+  last: number
+  shared: boolean
+}
 
 export interface NativeTrainerSpec {
   method: NativeMethod
@@ -136,7 +145,10 @@ export interface NativeTrainerSpec {
   recompute: Recompute
 }
 
-/** One trainable parameter. `rows` and `cols` are slices of `module`'s weight. */
+/**
+ * One trainable parameter. `rows` and `cols` are slices of `module`'s weight; LoReFT's module is a
+ * layer, or model.layers.<n>.prefix and .suffix.
+ */
 export interface NativeParameter {
   name: string
   module: string
@@ -150,6 +162,9 @@ export interface NativeParameter {
     | 'lora_magnitude_vector'
     | 'sparse'
     | 'galore'
+    | 'loreft_R'
+    | 'loreft_W'
+    | 'loreft_b'
   shape: number[]
   /**
    * Original row or column indices of a slice, in the order of the gradient; a mask's places, row *
@@ -183,7 +198,7 @@ export interface NativeTrainer {
   /** LISA: those that train now; a step may exchange them. */
   parameters(): NativeParameter[]
   /** Upper bound for micro-batches of at most this many tokens, trained tokens, samples. */
-  plan(tokens: number, trainedTokens: number): Promise<NativeMemoryPlan>
+  plan(tokens: number, trainedTokens: number, samples: number): Promise<NativeMemoryPlan>
   /**
    * One optimizer step over the micro-batches. Rejects with NOT_FINITE and details
    * { microBatch, sample } without touching weights, CANCELLED after cancel().
@@ -198,7 +213,7 @@ export interface NativeTrainer {
   calibrate(microBatches: Sample[][]): Promise<void>
   /** Sparse: trains at these places, a list a parameter, as many as before. */
   setMasks(masks: Int32Array[]): Promise<void>
-  /** Slices, masks: current weight minus base, f32. LoRA, DoRA: the factors. `all`: current values. */
+  /** Slices, masks: current weight minus base, f32. LoRA, DoRA: the factors. LoReFT: the weights. `all`: current values. */
   values(): Promise<Float32Array[]>
   /** The inverse of values(), in parameters() order: continues from an adapter. */
   setValues(values: Float32Array[]): Promise<void>
@@ -248,6 +263,20 @@ export interface NativeLora {
   magnitudes?: Float32Array
 }
 
+/** A change of the residual stream behind a layer. */
+export interface NativeLoreft extends NativeLoreftShape {
+  layer: number
+  /** One, or with `shared` false and both kinds of positions the prefix's and the suffix's. */
+  sets: {
+    /** R [r, hidden] */
+    rotation: Float32Array
+    /** W [r, hidden] */
+    source: Float32Array
+    /** b [r] */
+    bias: Float32Array
+  }[]
+}
+
 export interface NativeModel {
   readonly bytes: number
   readonly parameters: number
@@ -256,7 +285,7 @@ export interface NativeModel {
   readonly threads: number
   /** Names, file dtypes and shapes in checkpoint order, for saving. */
   tensors(): { name: string; dtype: TensorDType; shape: number[] }[]
-  /** [tokens * vocab] */
+  /** [tokens * vocab]; to a LoReFT adapter all tokens are the prompt. */
   logits(tokens: Int32Array): Promise<Float32Array>
   /**
    * For each sample, log p(tokens[i+1] | tokens[..i]) at [i]; 0 where the label is -100. With
@@ -268,7 +297,12 @@ export interface NativeModel {
   /** Adds an adapter; the original slices are kept, so unfuse(id) is bit-exact in any order. */
   fuse(
     id: string,
-    adapter: { deltas?: NativeDelta[]; elements?: NativeElements[]; loras?: NativeLora[] },
+    adapter: {
+      deltas?: NativeDelta[]
+      elements?: NativeElements[]
+      loras?: NativeLora[]
+      lorefts?: NativeLoreft[]
+    },
   ): Promise<void>
   unfuse(id: string): Promise<void>
   /** Writes the named tensors, in base order, converted to `dtype` per tensor; atomic. */

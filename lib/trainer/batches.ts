@@ -59,9 +59,9 @@ export class RunBatches {
     return share > 0 ? steps + Math.ceil(share * this.epoch(complete).length) : steps
   }
 
-  /** The largest micro-batch of the run: tokens and trained tokens, each at its own peak. */
-  largest(): { tokens: number; trained: number } {
-    const peak = { tokens: 0, trained: 0 }
+  /** The largest micro-batch of the run: tokens, trained tokens, samples, each at its own peak. */
+  largest(): { tokens: number; trained: number; samples: number } {
+    const peak = { tokens: 0, trained: 0, samples: 0 }
     let steps = 0
     for (let epoch = 0; steps < this.totalSteps && epoch < EXACT_EPOCHS; epoch++) {
       for (const step of this.epoch(epoch)) {
@@ -70,6 +70,7 @@ export class RunBatches {
           const trained = samples.reduce((sum, { labels }) => sum + trainedTokens(labels), 0)
           peak.tokens = Math.max(peak.tokens, tokens)
           peak.trained = Math.max(peak.trained, trained)
+          peak.samples = Math.max(peak.samples, samples.length)
         }
         if (++steps >= this.totalSteps) break
       }
@@ -78,7 +79,7 @@ export class RunBatches {
   }
 
   /** No order of the samples makes a larger micro-batch than the longest ones together. */
-  private bound(): { tokens: number; trained: number } {
+  private bound(): { tokens: number; trained: number; samples: number } {
     const { batchSize, maxTokens } = packing(this.settings)
     const sum = (values: number[]) =>
       Math.min(
@@ -88,9 +89,11 @@ export class RunBatches {
           .slice(0, batchSize)
           .reduce((total, value) => total + value, 0),
       )
+    const tokens = sum(this.samples.map(({ tokens }) => tokens.length))
     return {
-      tokens: sum(this.samples.map(({ tokens }) => tokens.length)),
+      tokens,
       trained: sum(this.samples.map(({ labels }) => trainedTokens(labels))),
+      samples: Math.min(tokens, batchSize ?? this.samples.length, this.samples.length),
     }
   }
 }

@@ -109,7 +109,7 @@ export async function* fitRun(
   }
   const largest = batches.largest()
   const { plan, parameters } = await session.run(async (native) => ({
-    plan: await native.plan(largest.tokens, largest.trained),
+    plan: await native.plan(largest.tokens, largest.trained, largest.samples),
     parameters: native.parameters(),
   }))
   const run = runSignature(model, settings, {

@@ -66,7 +66,8 @@ function tensorFor(adapter: Adapter, parameter: NativeParameter): Tensor {
 
 /**
  * Values for NativeTrainer.setValues. The adapter must train what the method trains: the same
- * slices in the same order, or factors of the same modules, rank and scale. Throws
+ * slices in the same order, factors of the same modules, rank and scale, or LoReFT's weights of the
+ * same rank and positions. Throws
  * ADAPTER_MISMATCH or SHAPE_MISMATCH naming the difference.
  */
 export function initialValues(
@@ -87,6 +88,11 @@ export function initialValues(
         loraScale(at, module, 1),
       )
       if (scales[0] !== scales[1]) mismatch(`alpha of ${module}`, scales[0], scales[1])
+    }
+  }
+  if (info.type === 'loreft' && method.kind === 'loreft') {
+    for (const key of ['r', 'positions', 'shareWeights'] as const) {
+      if (info[key] !== method[key]) mismatch(key, method[key], info[key])
     }
   }
   const values = parameters.map((parameter) =>

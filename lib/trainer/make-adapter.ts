@@ -5,7 +5,13 @@ import { deltaName, indexName } from '../adapter/s2ft-format.js'
 import { sparseDeltaName, sparseIndexName } from '../adapter/sparse-format.js'
 import type { S2ftSlice } from '../adapter/types.js'
 import { S2FTError } from '../errors.js'
-import { changesBase, type S2ftMethod, type SparseMethod } from '../method/types.js'
+import { loreftLayers } from '../method/resolve.js'
+import {
+  changesBase,
+  type LoreftMethod,
+  type S2ftMethod,
+  type SparseMethod,
+} from '../method/types.js'
 import type { NativeParameter, Tensor } from '../native/binding.js'
 import type { Session } from './session.js'
 
@@ -64,6 +70,37 @@ function sparseAdapter(
   )
 }
 
+/** Values under the names that LoRA's factors and LoReFT's weights have in memory and in gradients. */
+function namedTensors(
+  parameters: readonly NativeParameter[],
+  values: readonly Float32Array[],
+): Map<string, Tensor> {
+  return new Map(
+    parameters.map(({ module, kind, shape }, i): [string, Tensor] => [
+      `${module}.${kind}`,
+      { dtype: 'F32', shape, data: values[i]! },
+    ]),
+  )
+}
+
+function loreftAdapter(
+  session: Session,
+  method: LoreftMethod,
+  tensors: Map<string, Tensor>,
+): Adapter {
+  const { r, positions, shareWeights, dropout, seed } = method
+  return new Adapter(
+    {
+      type: 'loreft',
+      baseModel: session.model.directory,
+      baseFingerprint: session.baseFingerprint,
+      layers: loreftLayers(method, session.model.config.native),
+      ...{ r, positions, shareWeights, dropout, seed },
+    },
+    tensors,
+  )
+}
+
 /** The adapter as it is now. Throws UNSUPPORTED for full(), lisa() and galore(), which change the model. */
 export async function makeAdapter(session: Session): Promise<Adapter> {
   const { method } = session.settings
@@ -79,10 +116,8 @@ export async function makeAdapter(session: Session): Promise<Adapter> {
   }))
   if (method.kind === 's2ft') return s2ftAdapter(session, method, parameters, values)
   if (method.kind === 'sparse') return sparseAdapter(session, method, parameters, values)
-  const tensors = new Map<string, Tensor>()
-  for (const [i, { module, kind, shape }] of parameters.entries()) {
-    tensors.set(`${module}.${kind}`, { dtype: 'F32', shape, data: values[i]! })
-  }
+  const tensors = namedTensors(parameters, values)
+  if (method.kind === 'loreft') return loreftAdapter(session, method, tensors)
   const modules = [...new Set(parameters.map(({ module }) => module))]
   return new Adapter(
     {

@@ -9,14 +9,15 @@ import type { TrainerOptions } from './types.js'
 const natural = z.number().int().nonnegative()
 const whole = z.number().int().positive()
 const beta = z.number().min(0).lt(1)
-const kinds = ['s2ft', 'lora', 'dora', 'sparse', 'lisa', 'galore', 'full']
+const kinds = ['s2ft', 'lora', 'dora', 'sparse', 'lisa', 'galore', 'loreft', 'full']
 
 const schema = z.strictObject({
   method: z.custom<TrainerOptions['method']>(
     (value) => kinds.includes((value as { kind?: string } | null)?.kind ?? ''),
     {
       message:
-        'expected s2ft(...), lora(...), dora(...), sparse(...), lisa(...), galore(...) or full()',
+        'expected s2ft(...), lora(...), dora(...), sparse(...), lisa(...), galore(...), ' +
+        'loreft(...) or full()',
     },
   ),
   initialAdapter: z.instanceof(Adapter).optional(),

@@ -196,5 +196,5 @@ function located(
 
 /** How users name a parameter: the module, with what it is where that is not its weight. */
 export function parameterName({ module, kind }: NativeParameter): string {
-  return kind === 'bias' || kind.startsWith('lora_') ? `${module}.${kind}` : module
+  return kind === 'bias' || /^lora_|^loreft_/.test(kind) ? `${module}.${kind}` : module
 }

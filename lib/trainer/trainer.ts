@@ -88,7 +88,8 @@ export class Trainer {
    * Gradients of the batch's mean loss, by module (`<module>.lora_A` and `.lora_B` for LoRA,
    * `.lora_magnitude_vector` beside them for DoRA).
    * Slices: [s, in] or [out, s], ordered as the adapter's s2ft_index; sparse: [n], as sparse_index.
-   * GaLore: the projected gradients of linear layers.
+   * GaLore: the projected gradients of linear layers. LoReFT: `<layer>.loreft_R` (its part in the
+   * tangent space), `.loreft_W` and `.loreft_b`.
    */
   async gradients(samples: readonly SampleInput[]): Promise<Map<string, Float32Array>> {
     const batch = checkBatch(samples, this.model.config.native.vocabSize)
@@ -101,9 +102,9 @@ export class Trainer {
     })
   }
 
-  /** @internal Bytes at the peak of a micro-batch of at most this many (trained) tokens. */
-  plan(tokens: number, trained: number): Promise<NativeMemoryPlan> {
-    return this.session.run((trainer) => trainer.plan(tokens, trained))
+  /** @internal Bytes at the peak of a micro-batch of at most this many (trained) tokens and samples. */
+  plan(tokens: number, trained: number, samples: number): Promise<NativeMemoryPlan> {
+    return this.session.run((trainer) => trainer.plan(tokens, trained, samples))
   }
 
   /** What was trained so far. Throws UNSUPPORTED for full(), lisa() and galore(). */

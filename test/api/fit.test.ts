@@ -265,7 +265,7 @@ describe('refusals', () => {
     ['lrScheduler', { lrScheduler: 'step' }],
     ['evalSteps', { evalSteps: 2 }],
     ['saveSteps', { saveSteps: 2 }],
-    ['method', { method: { kind: 'loreft' } }],
+    ['method', { method: { kind: 'prompt' } }],
     ['"learning_rate"', { learning_rate: 1 }],
   ])('option %s', async (name, change) => {
     const error = await rejection(() => new Trainer(model, { ...base, ...change }))

@@ -75,8 +75,8 @@ describe('with the command line', () => {
   })
 
   test('flags win over the file, and required settings may come from it', () => {
-    const path = config('model: m\ndata: d\noutput: o\nmethod: loreft\n')
-    expectError(s2ft(['train', '-c', path]), 'UNSUPPORTED', /--method loreft/)
+    const path = config('model: m\ndata: d\noutput: o\nquantize: int8\n')
+    expectError(s2ft(['train', '-c', path]), 'UNSUPPORTED', /--quantize int8/)
     expectError(s2ft(['train', '-c', path, '--quantize', 'nf4']), 'UNSUPPORTED', /--quantize nf4/)
   })
 

@@ -62,6 +62,32 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
     expect(loss('--model', model, '--adapter', peft)).toBe(after)
   })
 
+  test('loreft trains, lowers the loss and generates; it is not merged or exported', () => {
+    const output = join(work, 'loreft')
+    const options = ['--loreft-r', '4', '--loreft-layers', '0,1', '--loreft-positions', 'f2+l4']
+    const more = ['--loreft-separate-weights', '--loreft-dropout', '0.05', '--max-steps', '12']
+    const events = jsonLines(s2ft(run(output, '--method', 'loreft', ...options, ...more)))
+    // Two sets of R, W [4, 64] and b behind each of two layers.
+    const parameters = 2 * 2 * (2 * 4 * 64 + 4)
+    expect(events.find(({ type }) => type === 'plan')).toMatchObject({
+      trainableParameters: parameters,
+    })
+    const evaluate = (...args: string[]) =>
+      jsonLines(s2ft(['eval', '--data', data, '--json', '--model', ...args])).at(-1)!.loss as number
+    expect(evaluate(model, '--adapter', output)).toBeLessThan(evaluate(model) - 0.1)
+    expect(jsonLines(s2ft(['inspect', output, '--json']))[0]).toMatchObject({
+      ...{ type: 'loreft-adapter', parameters, r: 4, positions: 'f2+l4', layers: [0, 1] },
+    })
+    const both = ['--model', model, '--adapter', output]
+    const text = s2ft(['generate', ...both, '--prompt', 'How much', '--max-new-tokens', '3'])
+    expect(text.status, text.stderr).toBe(0)
+    const elsewhere = ['--output', join(work, 'loreft-merged')]
+    for (const command of ['merge', 'export']) {
+      expectError(s2ft([command, ...both, ...elsewhere]), 'UNSUPPORTED', /not weights/)
+    }
+    expect(existsSync(join(work, 'loreft-merged'))).toBe(false)
+  })
+
   test.each([
     ['lora', ['--lora-r', '4', '--lora-rslora', '--lora-rank-pattern', 'down_proj=2']],
     ['dora', ['--lora-r', '4', '--lora-dropout', '0.1', '--target-modules', 'q,v,down']],

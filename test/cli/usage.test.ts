@@ -76,6 +76,8 @@ describe('wrong calls end with status 2 and one line', () => {
       [...train, '--ratios', 'o=0.1', '--budget-lora-rank', '4'],
       /exclude each other/,
     ],
+    ['odd positions', [...train, '--loreft-positions', '7'], /first and last positions, e\.g\. f7/],
+    ['odd layers', [...train, '--loreft-layers', '1,x'], /'--loreft-layers <list>'/],
     ['evaluation without data', [...train, '--eval-steps', '5'], /needs '--eval-data'/],
     ['size', [...train, '--memory-limit', 'much'], /expected a size/],
     ['unknown benchmark method', ['bench', 'train', '--methods', 'x'], /expected s2ft, lora3/],
@@ -89,10 +91,6 @@ describe('what comes later is refused by name', () => {
   const train = ['train', '--model', 'm', '--data', 'd', '--output', 'o']
   const exporting = ['export', '--model', 'm', '--adapter', 'a', '--output', 'o']
   const cases: [string[], RegExp][] = [
-    ...['loreft'].map((method): [string[], RegExp] => [
-      [...train, '--method', method],
-      /available are s2ft, lora, dora, sparse, lisa, galore, full/,
-    ]),
     [[...train, '--quantize', 'nf4'], /--quantize nf4 comes in a later release/],
     [['serve', '--model', 'm'], /later release/],
     [['bench', 'serve'], /later release/],

@@ -1,7 +1,7 @@
 // s2ft bench memory: the plan beside the measured peak, and the cost of each recompute policy.
 import type { Command } from 'commander'
 import { type MemorySummary, memoryCases, recomputePolicies } from '../../bench/memory.js'
-import { benchMethods } from '../../bench/operations.js'
+import { standardMethods } from '../../bench/operations.js'
 import { peerVersions } from '../../bench/peers.js'
 import { ratioText } from '../../bench/ratios.js'
 import { shapes } from '../../bench/shapes.js'
@@ -59,7 +59,7 @@ export function benchMemoryCommand(): Command {
           valued('--warmup <n>', 'steps before them that do not count', integer({ min: 0 }), 1),
         )
         .option('--python <path>', 'Python with torch, transformers and peft: measure PEFT too')
-      return addMethodOptions(command, { methods: [...benchMethods], rounds: 3 })
+      return addMethodOptions(command, { methods: [...standardMethods], rounds: 3 })
     },
     run,
   )

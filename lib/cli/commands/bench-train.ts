@@ -1,7 +1,8 @@
 // s2ft bench train: times training steps of several methods, and of the peers, on random tokens.
 import type { Command } from 'commander'
+import { startsAtBase } from '../../bench/agreement.js'
 import type { CaseResult } from '../../bench/case.js'
-import { type BenchMethod, benchMethods, stepOperations } from '../../bench/operations.js'
+import { type BenchMethod, standardMethods, stepOperations } from '../../bench/operations.js'
 import { peerVersions } from '../../bench/peers.js'
 import { ratioLines } from '../../bench/ratios.js'
 import { type Case, peerCase } from '../../bench/run.js'
@@ -51,7 +52,7 @@ export function benchTrainCommand(): Command {
         .addOption(
           valued('--warmup <n>', 'steps before them that do not count', integer({ min: 0 }), 2),
         )
-      addMethodOptions(command, { methods: [...benchMethods], rounds: 3 })
+      addMethodOptions(command, { methods: [...standardMethods], rounds: 3 })
       return addPeerOptions(command, 'those of --methods')
     },
     run,
@@ -97,7 +98,8 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
         cases,
         rounds: options.rounds,
         progress: (_, result) => `${(tokens / median(result.seconds)).toFixed(0)} tokens/s`,
-        expectedLoss: (_, results) => results[0]?.[0]?.lossFirst,
+        expectedLoss: (_, results) =>
+          results[cases.findIndex(({ spec }) => startsAtBase(spec.method))]?.[0]?.lossFirst,
       },
       signal,
       (done, results) => report(out, options, shape, done, results),

@@ -30,8 +30,10 @@ export function mergeCommand(): Command {
         .option('--overwrite-output-dir', 'write into a directory that is not empty', false),
     async (options, out) => {
       const { Adapter, Model } = await import('../../index.js')
+      const { refuseLoreft } = await import('../../adapter/loreft-format.js')
       const { device, dtype, threads, arithmetic, output } = options
       const adapter = await Adapter.load(options.adapter)
+      if (adapter.info.type === 'loreft') refuseLoreft('merge')
       await using model = await Model.load(options.model, { device, dtype, threads, arithmetic })
       await model.fuse(adapter, { force: options.force })
       await model.save(output, {
