@@ -53,13 +53,19 @@ void place_cheap(const Model& model, int64_t tokens, Arena& arena, LayerActivati
 /// What parts and interventions keep, and one piece of scratch that they take turns in.
 void place_parts(Model& model, const ActivationRequest& r, Arena& arena) {
   const int64_t tokens = r.tokens;
+  for (Layer& layer : model.layers)
+    if (layer.intervention) layer.intervention->layout_saved(arena, tokens, r.samples);
+  // What a part keeps is made again together with its layer.
+  const bool in_turns = !r.training || r.recompute == Recompute::block;
+  size_t base = arena.mark(), top = base;
   for (Layer& layer : model.layers) {
+    if (in_turns) arena.release(base);
     for (Linear* linear : layer.linears)
       if (linear->part) linear->part->layout_saved(arena, tokens, r.training);
-    if (layer.intervention) layer.intervention->layout_saved(arena, tokens, r.samples);
+    top = std::max(top, arena.mark());
   }
-  const size_t base = arena.mark();
-  size_t top = base;
+  arena.release(top);
+  base = top;
   for (Layer& layer : model.layers) {
     for (Linear* linear : layer.linears) {
       if (!linear->part) continue;
@@ -82,6 +88,11 @@ void place_backward(const Model& model, int64_t tokens, Arena& arena, Activation
   // The two halves of a layer's backward take turns.
   const size_t base = arena.mark();
   a.d_hidden = arena.matrix(t, tokens, c.intermediate_size);
+  const bool copies =
+      std::any_of(model.layers.begin(), model.layers.end(), [](const Layer& layer) {
+        return output_needed({&layer.gate, &layer.up});
+      });
+  if (copies) a.gate_up = arena.matrix(t, tokens, 2 * c.intermediate_size);
   const size_t top = arena.mark();
   arena.release(base);
   a.d_qkv = arena.matrix(t, tokens, c.qkv_size());
@@ -90,6 +101,12 @@ void place_backward(const Model& model, int64_t tokens, Arena& arena, Activation
 }
 
 }  // namespace
+
+bool output_needed(std::initializer_list<const Linear*> linears) {
+  return std::any_of(linears.begin(), linears.end(), [](const Linear* linear) {
+    return linear->part && linear->part->output_needed();
+  });
+}
 
 Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
   const ModelConfig& c = model.config;

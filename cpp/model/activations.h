@@ -46,6 +46,7 @@ struct Activations {
   Mat d_hidden;        // (T, k)
   Mat d_qkv;           // (T, q + 2 kv)
   Mat d_attention;     // (T, q)
+  Mat gate_up;         // (T, 2 k) a copy, for parts that want their output
   Mat weight_scratch;  // f32 row of a norm's gradient
 };
 
@@ -57,6 +58,9 @@ struct ActivationRequest {
   bool training = false;  // keep what backward needs
   Recompute recompute = Recompute::selective;
 };
+
+/// Whether through() of any of these layers' parts wants its output.
+bool output_needed(std::initializer_list<const Linear*> linears);
 
 /// Places everything, the parts' share included, in `arena`; with a counting arena all
 /// views are null and arena.peak() is the size.

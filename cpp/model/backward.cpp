@@ -24,19 +24,22 @@ Mat part_input(const TrainablePart& part, Mat x) {
 }
 
 /// The gradient of layers' products that lie side by side, in place of their outputs'.
-void through_parts(const Pass& pass, Mat dy, std::initializer_list<Linear*> linears) {
+/// y (T, all out), where a part wants it.
+void through_parts(const Pass& pass, Mat dy, Mat y,
+                   std::initializer_list<Linear*> linears) {
   int64_t begin = 0;
   for (Linear* linear : linears) {
     const int64_t out = linear->weight.rows;
+    const Mat output = y ? y.col_range(begin, out) : y;
     if (linear->part)
-      linear->part->through(*pass.model.backend, dy.col_range(begin, out), true);
+      linear->part->through(*pass.model.backend, dy.col_range(begin, out), output, true);
     begin += out;
   }
 }
 
 /// The gradient of a product into the residual stream, whose own gradient dy stays.
 Mat through_part(const Pass& pass, const Linear& linear, Mat dy) {
-  return linear.part ? linear.part->through(*pass.model.backend, dy, false) : dy;
+  return linear.part ? linear.part->through(*pass.model.backend, dy, Mat{}, false) : dy;
 }
 
 /// Gradients of layers that share the input x, and d x = sum of d y W when wanted.
@@ -90,16 +93,27 @@ void mlp_backward(const Pass& pass, int index, const LayerActivations& a, bool b
   const Mat d_hidden = into ? rows_of(pass.activations.d_hidden, tokens) : Mat{};
   down_backward(pass, index, a, d_hidden, d_stream);
   if (!into) return;
+  const bool outputs = output_needed({&l.gate, &l.up});
+  const Mat gate_up = outputs ? rows_of(pass.activations.gate_up, tokens) : Mat{};
+  if (outputs) backend.copy(gate_up, a.gate_up);
   backend.swiglu_backward(a.gate_up.col_range(0, k), a.gate_up.col_range(k, k), d_hidden);
   if (parts && pass.activations.recompute != Recompute::none)
     backend.rms_norm(a.mlp_in, a.middle, l.mlp_norm.value, eps);
   const bool through_norm = below || l.mlp_norm.parameter;
   const Mat d_normed = through_norm ? rows_of(pass.activations.d_normed, tokens) : Mat{};
-  through_parts(pass, a.gate_up, {&l.gate, &l.up});
+  through_parts(pass, a.gate_up, gate_up, {&l.gate, &l.up});
   group_backward(pass, d_normed, a.gate_up, a.mlp_in, l.gate_up, {&l.gate, &l.up});
   if (!through_norm) return;
   backend.rms_norm_backward(d_stream, true, gradient_of(l.mlp_norm), d_normed, a.middle,
                             l.mlp_norm.value, eps);
+}
+
+/// Makes q and k in a.qkv the layers' outputs again, once attention is done with them.
+void restore_outputs(const Pass& pass, const LayerActivations& a) {
+  const ModelConfig& c = pass.model.config;
+  const Mat qk = a.qkv.col_range(0, c.q_size() + c.kv_size());
+  if (c.qk_norm) return pass.model.backend->copy(qk, a.qkv_raw);
+  rotate(pass, qk, true);
 }
 
 /// Gradients of q/k norms (Qwen3), in place on d q and d k.
@@ -145,7 +159,9 @@ void attention_half_backward(const Pass& pass, int index, const LayerActivations
     backend.rms_norm(a.attention_in, a.input, l.attention_norm.value, c.norm_epsilon);
   const bool through_norm = below || l.attention_norm.parameter;
   const Mat d_normed = through_norm ? rows_of(pass.activations.d_normed, tokens) : Mat{};
-  through_parts(pass, d_qkv, {&l.q, &l.k, &l.v});
+  const bool outputs = output_needed({&l.q, &l.k, &l.v});
+  if (outputs) restore_outputs(pass, a);
+  through_parts(pass, d_qkv, outputs ? a.qkv : Mat{}, {&l.q, &l.k, &l.v});
   group_backward(pass, d_normed, d_qkv, a.attention_in, l.qkv, {&l.q, &l.k, &l.v});
   if (!through_norm) return;
   backend.rms_norm_backward(d_stream, true, gradient_of(l.attention_norm), d_normed,

@@ -51,10 +51,14 @@ class TrainablePart {
   virtual void forward(Backend& backend, Mat y, Mat x, bool training) {
     (void)backend, (void)y, (void)x, (void)training;
   }
+  /// Whether through() wants y. The model has it for layers whose output it keeps anyway:
+  /// all but o and down, which add to the residual stream.
+  virtual bool output_needed() const { return false; }
   /// Called once before backward, and before the product's own dx: turns the gradient of
   /// the output into that of the product, in place or, where dy must stay, in scratch.
-  virtual Mat through(Backend& backend, Mat dy, bool in_place) {
-    return (void)backend, (void)in_place, dy;
+  /// y (T, out) is the output, or empty.
+  virtual Mat through(Backend& backend, Mat dy, Mat y, bool in_place) {
+    return (void)backend, (void)y, (void)in_place, dy;
   }
   /// gradient += ...; dx += what flows through the part (dx may be empty).
   /// dx (T, in), dy (T, out), x (T, input_needed().count)

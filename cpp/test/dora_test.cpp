@@ -9,6 +9,9 @@ using namespace s2ft::test;
 // gradient that takes the norms for constants.
 TEST(dora_gradients_match_differences) {
   ModelConfig c = tiny_config();
+  for (Recompute r : {Recompute::none, Recompute::selective, Recompute::block})
+    check_gradients(c, dora_method(), r);
+  c.qk_norm = true;
   check_gradients(c, dora_method(), Recompute::selective);
   c.qkv_bias = c.o_bias = c.mlp_bias = c.qk_norm = true;
   check_gradients(c, dora_method(), Recompute::block);
@@ -52,4 +55,31 @@ TEST(dora_starts_at_the_base_and_is_the_fused_weight) {
     }
     CHECK(moved > 0.3);
   }
+}
+
+TEST(dora_keeps_products_only_where_the_model_has_no_output) {
+  const ModelConfig c = tiny_config();
+  auto bytes = [&](const MethodSpec& method, Recompute recompute) {
+    auto model = tiny_model(c, DType::f32);
+    Tuner tuner(model, method, OptimizerSpec(), recompute);
+    return int64_t(tuner.plan(512, 100, 1).activations);
+  };
+  const int64_t tokens = 512 * sizeof(float), slack = 4096;
+  // Beside LoRA's: o's and down's product in two layers, scratch for the widest output,
+  // and a copy of gate and up that lies over what the head has.
+  const int64_t kept = bytes(dora_method(), Recompute::selective) -
+                       bytes(lora_method(), Recompute::selective);
+  const int64_t most =
+      tokens * (2 * 2 * c.hidden_size + c.qkv_size() + 2 * c.intermediate_size);
+  CHECK(kept > tokens * 2 * 2 * c.hidden_size - slack);
+  CHECK(kept < most + slack);
+  // Layers take turns where each is computed again.
+  const int64_t saved = bytes(dora_method(), Recompute::block);
+  MethodSpec one = dora_method();
+  one.lora.erase(std::remove_if(one.lora.begin(), one.lora.end(),
+                                [](const LoraModule& m) {
+                                  return m.name.find("layers.2.") != std::string::npos;
+                                }),
+                 one.lora.end());
+  CHECK(saved == bytes(one, Recompute::block));
 }

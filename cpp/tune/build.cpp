@@ -1,4 +1,6 @@
 // What each method trains, as trainable parts and parameters of one model.
+#include <algorithm>
+
 #include "tune/dora_part.h"
 #include "tune/tuner.h"
 
@@ -61,7 +63,11 @@ void Tuner::build_lora(const MethodSpec& method) {
                                           std::to_string(module.options.r));
     Linear& linear = untrained_linear(module.name);
     if (kind_ == MethodSpec::Kind::dora) {
-      adopt(linear, std::make_unique<DoraPart>(*model_->backend, linear, module.options));
+      const bool residual = std::any_of(
+          model_->layers.begin(), model_->layers.end(),
+          [&](const Layer& l) { return &l.o == &linear || &l.down == &linear; });
+      adopt(linear, std::make_unique<DoraPart>(*model_->backend, linear, module.options,
+                                               residual));
     } else {
       adopt(linear, std::make_unique<LoraPart>(*model_->backend, linear, module.options));
     }

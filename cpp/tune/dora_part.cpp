@@ -2,11 +2,15 @@
 
 namespace s2ft {
 
-DoraPart::DoraPart(Backend& backend, const Linear& linear, const LoraOptions& options)
-    : LoraPart(backend, linear, options), weight_(linear.weight) {
+DoraPart::DoraPart(Backend& backend, const Linear& linear, const LoraOptions& options,
+                   bool residual)
+    : LoraPart(backend, linear, options),
+      keeps_product_(residual || bool(linear.bias)),
+      weight_(linear.weight) {
   Mat initial;
   auto place = [&](Arena& arena) {
-    for (Mat* m : {&initial, &base_squares_, &squares_, &inverse_norms_, &factors_})
+    for (Mat* m :
+         {&initial, &base_squares_, &squares_, &inverse_norms_, &factors_, &inverses_})
       *m = arena.matrix(DType::f32, 1, out_);
   };
   Arena count;
@@ -22,7 +26,7 @@ DoraPart::DoraPart(Backend& backend, const Linear& linear, const LoraOptions& op
 
 void DoraPart::layout_saved(Arena& arena, int64_t tokens, bool training) {
   LoraPart::layout_saved(arena, tokens, training);
-  if (training) product_ = arena.matrix(dtype_, tokens, out_);
+  if (training && keeps_product_) product_ = arena.matrix(dtype_, tokens, out_);
 }
 
 void DoraPart::layout_scratch(Arena& arena, int64_t tokens) {
@@ -32,15 +36,16 @@ void DoraPart::layout_scratch(Arena& arena, int64_t tokens) {
 
 void DoraPart::forward(Backend& backend, Mat y, Mat x, bool training) {
   LoraPart::forward(backend, y, x, training);
-  if (training) backend.copy(product_.row_range(0, y.rows), y);
+  if (training && keeps_product_) backend.copy(product_.row_range(0, y.rows), y);
   backend.scale_cols(factors_, magnitude().weight, inverse_norms_, false);
   backend.scale_cols(y, y, factors_, false);
 }
 
-Mat DoraPart::through(Backend& backend, Mat dy, bool in_place) {
+Mat DoraPart::through(Backend& backend, Mat dy, Mat y, bool in_place) {
   backend.zero(squares_);
-  backend.dot_cols(squares_, dy, product_.row_range(0, dy.rows));
-  backend.scale_cols(magnitude().gradient, squares_, inverse_norms_, true);
+  backend.dot_cols(squares_, dy, keeps_product_ ? product_.row_range(0, dy.rows) : y);
+  backend.scale_cols(magnitude().gradient, squares_,
+                     keeps_product_ ? inverse_norms_ : inverses_, true);
   const Mat d_product = in_place ? dy : apart_.row_range(0, dy.rows);
   backend.scale_cols(d_product, dy, factors_, false);
   return d_product;
@@ -71,6 +76,11 @@ void DoraPart::refresh(Backend& backend) {
   backend.scale(squares_, scale * scale);
   backend.add(squares_, base_squares_);
   backend.inverse_sqrt(inverse_norms_, squares_);
+  // 1 / m = m / |m|^2
+  backend.scale_cols(inverses_, magnitude().weight, magnitude().weight, false);
+  backend.inverse_sqrt(inverses_, inverses_);
+  backend.scale_cols(inverses_, inverses_, inverses_, false);
+  backend.scale_cols(inverses_, inverses_, magnitude().weight, false);
   backend.synchronize();
 }
 

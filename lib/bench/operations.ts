@@ -82,7 +82,8 @@ export function stepOperations(
 /**
  * Operations that a recompute policy adds to a step, counted as stepOperations does: none for
  * `selective`, which repeats norms and SwiGLU only; for `block` the forward products of every
- * layer but down, attention, and LoRA's factors. A speed is never credited with them.
+ * layer but down (DoRA, which keeps that product, down too), attention, and the factors. A speed is
+ * never credited with them.
  */
 export function recomputedOperations(
   config: ShapeConfig,
@@ -99,8 +100,10 @@ export function recomputedOperations(
   const adapted = factors ? adaptedModules(method, linear) : []
   let layer = 2 * tokens * sequence * config.num_attention_heads * config.head_dim
   for (const [name, [a, b]] of Object.entries(linear)) {
-    if (name !== 'down') layer += 2 * tokens * a * b
+    const dora = method === 'dora3' || method === 'dora7'
+    if (name !== 'down' || dora) layer += 2 * tokens * a * b
     if (adapted.includes(name)) layer += 2 * tokens * options.rank * (a + b)
   }
-  return config.num_hidden_layers * layer
+  // LoReFT needs nothing of layer 0 in backward.
+  return (config.num_hidden_layers - (method === 'loreft' ? 1 : 0)) * layer
 }

@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest'
 import type { CaseResult } from '../../lib/bench/case.js'
 import { memoryCases, summariseMemory } from '../../lib/bench/memory.js'
-import { recomputedOperations } from '../../lib/bench/operations.js'
+import { type BenchMethod, recomputedOperations } from '../../lib/bench/operations.js'
 import { shapes } from '../../lib/bench/shapes.js'
 import { temporaryDirectory } from '../support/directories.js'
 import { expectError, hasTokenizer, jsonLines, makeModel, s2ft } from './support.js'
@@ -19,7 +19,7 @@ const shape = {
 }
 
 test('only block repeats products: all of a layer but down, attention and the factors', () => {
-  const count = (method: 's2ft' | 'lora3' | 'lora7' | 'full', policy: 'selective' | 'block') =>
+  const count = (method: BenchMethod, policy: 'selective' | 'block') =>
     recomputedOperations(shape, method, policy, 2, 5, { rank: 3 })
   // A layer over 10 tokens: q and o 8 x 8, k and v 8 x 4, gate and up 8 x 24.
   const products = 2 * 10 * (2 * 64 + 2 * 32 + 2 * 192)
@@ -31,6 +31,9 @@ test('only block repeats products: all of a layer but down, attention and the fa
   expect(count('lora3', 'block')).toBe(3 * (products + attention + feedForward))
   const others = 2 * 10 * 3 * (2 * 16 + 2 * 12)
   expect(count('lora7', 'block')).toBe(3 * (products + attention + feedForward + others))
+  const down = 2 * 10 * 192
+  expect(count('dora3', 'block')).toBe(3 * (products + down + attention + feedForward))
+  expect(count('loreft', 'block')).toBe(2 * (products + attention))
 })
 
 const options = {
