@@ -4,7 +4,7 @@ import type { Adapter } from '../adapter/adapter.js'
 import { type Dataset, describeReport, encodeDataset, packBatches } from '../data/index.js'
 import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
-import { checkBatch, trainedTokens } from '../model/samples.js'
+import { checkBatch, IGNORE, trainedTokens } from '../model/samples.js'
 import type { SampleInput, SourcedSample } from '../model/types.js'
 import { show } from '../model/validate.js'
 import { isData, packing, type TrainerSettings } from './options.js'
@@ -47,6 +47,21 @@ export async function prepareData(
     )
   }
   return { samples, warnings: [] }
+}
+
+/**
+ * LoReFT changes prompts only, so that a sample without one would train nothing. Throws INVALID_DATA
+ * naming the first such sample, before a run rather than in its middle.
+ */
+export function requirePrompts(samples: readonly SourcedSample[], settings: TrainerSettings): void {
+  if (settings.method.kind !== 'loreft') return
+  const at = samples.findIndex(({ labels }) => labels[0] !== IGNORE)
+  if (at < 0) return
+  throw new S2FTError(
+    'INVALID_DATA',
+    `${samples[at]!.source ?? `data[${at}]`}: expected a prompt (labels of -100 at the start), ` +
+      'found none: LoReFT changes prompts only',
+  )
 }
 
 /** Tokens of a block when a text file is cut up without a maxLength, as in the data layer. */

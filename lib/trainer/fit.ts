@@ -2,7 +2,7 @@
 import { S2FTError } from '../errors.js'
 import type { NativeMemoryPlan, NativeParameter } from '../native/binding.js'
 import { RunBatches } from './batches.js'
-import { adapterFingerprint, dataFingerprint, prepareData } from './data.js'
+import { adapterFingerprint, dataFingerprint, prepareData, requirePrompts } from './data.js'
 import { availableMemory } from './memory.js'
 import { RunFiles } from './run-files.js'
 import { learningRateAt, type Schedule, warmupSteps } from './schedule.js'
@@ -95,6 +95,7 @@ export async function* fitRun(
     yield { type: 'warning', message }
   }
   const { samples, warnings } = await prepareData(model, data, settings)
+  requirePrompts(samples, settings)
   const evaluation = await trainer.evaluationData()
   for (const message of [...warnings, ...(evaluation?.warnings ?? [])]) {
     yield { type: 'warning', message }

@@ -199,6 +199,11 @@ describe('loreft', () => {
     const labels = [-100, -100, 3, 4]
     await using trainer = new Trainer(model, { method: loreft() })
     await trainer.step([all, { ...all, labels }])
+    await using whole = new Trainer(model, { method: loreft() })
+    const data = [{ ...all, labels }, all]
+    const error = await rejection(() => whole.fit(data).next())
+    expect(error.code).toBe('INVALID_DATA')
+    expect(error.message).toMatch(/data\[1\]: expected a prompt/)
   })
 
   test('files are not trusted', async () => {
