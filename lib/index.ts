@@ -27,6 +27,7 @@ export {
 export { type ErrorCode, S2FTError } from './errors.js'
 export { dora, full, galore, lisa, lora, loreft, s2ft, sparse } from './method/index.js'
 export type {
+  Allocation,
   DoraMethod,
   FullMethod,
   GaloreMethod,
@@ -41,6 +42,8 @@ export type {
   S2ftMethod,
   S2ftOptions,
   Selection,
+  SelectionOrder,
+  SelectionStrategy,
   SparseMethod,
   SparseOptions,
 } from './method/types.js'

@@ -159,30 +159,54 @@ ModelConfig read_config(const Napi::Object& o) {
 
 namespace {
 
-std::vector<LayerSelection> read_s2ft(const Napi::Object& o, const ModelConfig& config) {
-  std::vector<LayerSelection> out;
-  const bool explicit_lists = o.Has("select");
-  const Napi::Array layers = get_array(o, explicit_lists ? "select" : "counts");
-  if (int(layers.Length()) != config.layers) fail("select / counts", "an entry a layer");
-  const uint64_t seed = uint64_t(get_int(o, "seed"));
+/// `read` of every layer's module that the array's entries have.
+template <class Layer, class Read>
+std::vector<Layer> read_layers(const Napi::Object& o, const char* key, Read read) {
+  const Napi::Array layers = get_array(o, key);
+  std::vector<Layer> out;
   for (uint32_t i = 0; i < layers.Length(); ++i) {
     const Napi::Value entry = layers.Get(i);
-    if (!entry.IsObject()) fail("select / counts", "an object a layer");
+    if (!entry.IsObject()) fail(key, "an object a layer");
     const auto layer = entry.As<Napi::Object>();
-    LayerSelection selection;
-    LayerCounts counts{};
-    for (int m = 0; m < kModules; ++m) {
-      if (!layer.Has(kModuleNames[m])) continue;
-      if (explicit_lists) {
-        selection[m] = get_ints(get(layer, kModuleNames[m]), kModuleNames[m]);
-      } else {
-        counts[m] = int32_t(get_int(layer, kModuleNames[m]));
-      }
-    }
-    out.push_back(explicit_lists ? selection
-                                 : select_random(config, counts, seed, int(i)));
+    Layer values{};
+    for (int m = 0; m < kModules; ++m)
+      if (layer.Has(kModuleNames[m])) values[m] = read(layer, kModuleNames[m]);
+    out.push_back(std::move(values));
   }
   return out;
+}
+
+std::vector<LayerSelection> read_units(const Napi::Object& o, const char* key) {
+  return read_layers<LayerSelection>(o, key,
+                                     [](const Napi::Object& layer, const char* m) {
+                                       return get_ints(get(layer, m), m);
+                                     });
+}
+
+UnitChoice::Strategy read_strategy(const std::string& name) {
+  using Strategy = UnitChoice::Strategy;
+  if (name == "random") return Strategy::random;
+  if (name == "weight") return Strategy::weight;
+  if (name == "activation") return Strategy::activation;
+  if (name == "weight-activation") return Strategy::weight_activation;
+  if (name == "gradient") return Strategy::gradient;
+  fail("selection", "random, weight, activation, weight-activation or gradient");
+}
+
+void read_s2ft(const Napi::Object& o, MethodSpec& m) {
+  if (o.Has("select")) {
+    m.selection = read_units(o, "select");
+    if (m.selection.empty()) fail("select", "an entry a layer");
+    return;
+  }
+  m.choice.counts =
+      read_layers<LayerCounts>(o, "counts", [](const Napi::Object& layer, const char* k) {
+        return int32_t(get_int(layer, k));
+      });
+  m.choice.seed = uint64_t(get_int(o, "seed"));
+  m.choice.strategy = read_strategy(get_string(o, "selection"));
+  m.choice.largest = get_string(o, "order") == "largest";
+  if (o.Has("avoid")) m.choice.avoid = read_units(o, "avoid");
 }
 
 std::vector<LoraModule> read_lora(const Napi::Object& o) {
@@ -228,12 +252,12 @@ LoreftOptions read_loreft(const Napi::Object& o) {
   return options;
 }
 
-MethodSpec read_method(const Napi::Object& o, const ModelConfig& config) {
+MethodSpec read_method(const Napi::Object& o) {
   MethodSpec m;
   const std::string kind = get_string(o, "kind");
   if (kind == "s2ft") {
     m.kind = MethodSpec::Kind::s2ft;
-    m.selection = read_s2ft(o, config);
+    read_s2ft(o, m);
   } else if (kind == "lora" || kind == "dora") {
     m.kind = kind == "lora" ? MethodSpec::Kind::lora : MethodSpec::Kind::dora;
     m.lora = read_lora(o);

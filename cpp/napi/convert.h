@@ -32,7 +32,7 @@ std::map<std::string, std::string> get_string_map(const Napi::Value& value,
 ModelConfig read_config(const Napi::Object& object);
 /// r, positions and sharing; neither dropout nor seed.
 LoreftOptions read_loreft(const Napi::Object& object);
-MethodSpec read_method(const Napi::Object& object, const ModelConfig& config);
+MethodSpec read_method(const Napi::Object& object);
 Sampling read_sampling(const Napi::Object& object);
 
 /// Samples copied off JavaScript memory, which may change while a task waits.

@@ -53,7 +53,7 @@ Napi::Function TrainerWrap::define(Napi::Env env) {
                       InstanceMethod("step", &TrainerWrap::step),
                       InstanceMethod("gradients", &TrainerWrap::gradients),
                       InstanceMethod("calibrate", &TrainerWrap::calibrate),
-                      InstanceMethod("setMasks", &TrainerWrap::set_masks),
+                      InstanceMethod("setPlaces", &TrainerWrap::set_places),
                       InstanceMethod("values", &TrainerWrap::values),
                       InstanceMethod("setValues", &TrainerWrap::set_values),
                       InstanceMethod("saveState", &TrainerWrap::save_state),
@@ -65,7 +65,7 @@ Napi::Function TrainerWrap::define(Napi::Env env) {
 
 Napi::Value TrainerWrap::create(Napi::Env env, std::shared_ptr<ModelState> model,
                                 const Napi::Object& spec) {
-  const MethodSpec method = read_method(get_object(spec, "method"), model->config);
+  const MethodSpec method = read_method(get_object(spec, "method"));
   OptimizerSpec optimizer;
   optimizer.beta1 = get_number(spec, "beta1");
   optimizer.beta2 = get_number(spec, "beta2");
@@ -118,8 +118,8 @@ std::shared_ptr<TrainerWrap::State> TrainerWrap::live() {
 Napi::Value TrainerWrap::parameters(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
-    // LISA's change within step(), masks within calibrate(), setMasks() and loadState():
-    // callers wait for these before they ask.
+    // LISA's change within step(), what data choose within calibrate(), setPlaces() and
+    // loadState(): callers wait for these before they ask.
     const auto& parameters = live()->tuner->parameters();
     auto out = Napi::Array::New(env, parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
@@ -238,18 +238,18 @@ Napi::Value TrainerWrap::calibrate(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value TrainerWrap::set_masks(const Napi::CallbackInfo& info) {
+Napi::Value TrainerWrap::set_places(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     auto state = live();
     const auto list = info[0].As<Napi::Array>();
-    auto masks = std::make_shared<std::vector<std::vector<int32_t>>>();
+    auto places = std::make_shared<std::vector<std::vector<int32_t>>>();
     for (uint32_t i = 0; i < list.Length(); ++i)
-      masks->push_back(get_ints(list.Get(i), "masks"));
+      places->push_back(get_ints(list.Get(i), "places"));
     return run_async(
         info.Env(), state->worker,
-        [state, masks] {
+        [state, places] {
           check_live(*state);
-          state->tuner->set_masks(*masks);
+          state->tuner->set_places(*places);
           return true;
         },
         undefined);

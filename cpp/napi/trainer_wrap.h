@@ -29,7 +29,7 @@ class TrainerWrap : public Napi::ObjectWrap<TrainerWrap> {
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value gradients(const Napi::CallbackInfo& info);
   Napi::Value calibrate(const Napi::CallbackInfo& info);
-  Napi::Value set_masks(const Napi::CallbackInfo& info);
+  Napi::Value set_places(const Napi::CallbackInfo& info);
   Napi::Value values(const Napi::CallbackInfo& info);
   Napi::Value set_values(const Napi::CallbackInfo& info);
   Napi::Value save_state(const Napi::CallbackInfo& info);

@@ -45,7 +45,7 @@ TEST(sparse_training_touches_its_elements_only_and_detaches_exactly) {
       const std::vector<char> base = weight_bytes(*model);
       const TinyData data = tiny_data({13, 6}, model->config.vocab_size);
       Tuner tuner(model, sparse_method(selection), OptimizerSpec(), Recompute::selective);
-      const bool by_gradient = tuner.mask_pending();
+      const bool by_gradient = tuner.choice_pending();
       CHECK(by_gradient ==
             (selection == Selection::gradient || selection == Selection::fisher));
       if (by_gradient) {
@@ -158,11 +158,11 @@ TEST(masks_can_be_given) {
                                   p->weight.cols, 77, 5));
   auto bad = masks;
   bad[2].pop_back();
-  CHECK_THROWS_CODE(tuner.set_masks(bad), "SHAPE_MISMATCH");
+  CHECK_THROWS_CODE(tuner.set_places(bad), "SHAPE_MISMATCH");
   bad = masks;
   bad[0].back() = 1 << 20;
-  CHECK_THROWS_CODE(tuner.set_masks(bad), "SHAPE_MISMATCH");
-  tuner.set_masks(masks);
+  CHECK_THROWS_CODE(tuner.set_places(bad), "SHAPE_MISMATCH");
+  tuner.set_places(masks);
   CHECK(weight_bytes(*model) == base);
   tuner.step({data.samples()}, 1e-2);
   for (size_t i = 0; i < masks.size(); ++i)

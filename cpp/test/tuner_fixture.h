@@ -32,6 +32,14 @@ inline MethodSpec s2ft_method() {
   return m;
 }
 
+/// Units that wait for data.
+inline MethodSpec chosen_s2ft_method() {
+  MethodSpec m;
+  m.choice.strategy = UnitChoice::Strategy::gradient;
+  m.choice.counts.assign(3, {2, 1, 1, 2, 3, 3, 5});
+  return m;
+}
+
 inline MethodSpec full_method() {
   MethodSpec m;
   m.kind = MethodSpec::Kind::full;

@@ -162,9 +162,10 @@ TEST(a_step_that_is_not_finite_or_cancelled_changes_nothing) {
 TEST(a_resumed_run_is_bitwise_the_same) {
   for (DType dtype : {DType::f32, DType::bf16}) {
     for (const MethodSpec& method :
-         {s2ft_method(), lora_method(0.2f), dora_method(0.2f), lisa_method(1, 2),
-          lisa_method(2, 3), sparse_method(SparseOptions::Selection::gradient),
-          galore_method(3, 2), galore_method(3, 4), full_method()}) {
+         {s2ft_method(), chosen_s2ft_method(), lora_method(0.2f), dora_method(0.2f),
+          lisa_method(1, 2), lisa_method(2, 3),
+          sparse_method(SparseOptions::Selection::gradient), galore_method(3, 2),
+          galore_method(3, 4), full_method()}) {
       const std::string path = temporary("state.safetensors");
       const TinyData data = tiny_data({8, 9}, 37);
       auto run = [&](Tuner& t, int steps) {
@@ -186,7 +187,7 @@ TEST(a_resumed_run_is_bitwise_the_same) {
         b.save_state(path, {{"note", "kept"}});
       }
       Tuner c(rest, method, optimizer, Recompute::selective);
-      // Masks come from the state.
+      // Masks and units that data chose come from the state.
       CHECK(c.load_state(path)["note"] == "kept");
       run(c, 2);
       CHECK(weight_bytes(*rest) == weight_bytes(*whole));

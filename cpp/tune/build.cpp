@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "tune/dora_part.h"
+#include "tune/scores.h"
 #include "tune/tuner.h"
 
 namespace s2ft {
@@ -11,19 +12,45 @@ void Tuner::adopt(Linear& linear, std::unique_ptr<TunedPart> part) {
   hooks_.push_back({&linear, std::move(part)});
 }
 
-void Tuner::build_s2ft(const MethodSpec& method) {
-  Model& m = *model_;
-  if (int(method.selection.size()) != m.config.layers) {
-    throw Error("INVALID_ARGUMENT", "[s2ft] expected a selection for each of " +
-                                        std::to_string(m.config.layers) +
-                                        " layers, found " +
-                                        std::to_string(method.selection.size()));
-  }
+std::vector<LayerSelection> Tuner::first_selection(const MethodSpec& method) {
+  const Model& m = *model_;
+  choice_ = method.choice;
+  const bool named = !method.selection.empty();
+  const size_t given = named ? method.selection.size() : choice_.counts.size();
+  const size_t avoided = choice_.avoid.empty() ? given : choice_.avoid.size();
+  for (size_t found : {given, avoided})
+    if (int(found) != m.config.layers)
+      throw Error("INVALID_ARGUMENT", "[s2ft] expected a selection for each of " +
+                                          std::to_string(m.config.layers) +
+                                          " layers, found " + std::to_string(found));
+  if (named) return method.selection;
+  choice_pending_ = choice_.needs_data();
+  std::vector<LayerSelection> selection;
   for (int i = 0; i < m.config.layers; ++i) {
-    LayerSelection selection = method.selection[i];
-    check_selection(m.config, selection, i);
-    permutations_.push_back(co_permutation(m.config, selection, i));
+    UnitScores scores;
+    const bool by_weight = choice_.strategy == UnitChoice::Strategy::weight;
+    if (by_weight)
+      scores = weight_scores(*m.backend, m.config, m.layers[i], choice_.counts[i]);
+    selection.push_back(
+        choose_units(m.config, choice_, by_weight ? &scores : nullptr, i));
   }
+  return selection;
+}
+
+std::vector<CoPermutation> Tuner::permutations_for(
+    std::vector<LayerSelection> selection) const {
+  const ModelConfig& c = model_->config;
+  std::vector<CoPermutation> permutations;
+  for (int i = 0; i < c.layers; ++i) {
+    check_selection(c, selection[i], i);
+    permutations.push_back(co_permutation(c, selection[i], i));
+  }
+  return permutations;
+}
+
+void Tuner::build_s2ft(std::vector<CoPermutation> permutations) {
+  Model& m = *model_;
+  permutations_ = std::move(permutations);
   for (int i = 0; i < m.config.layers; ++i) {
     const CoPermutation& p = permutations_[i];
     apply(m, i, p);

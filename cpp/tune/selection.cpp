@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "core/rng.h"
 
 namespace s2ft {
 
@@ -14,30 +13,6 @@ int64_t unit_count(const ModelConfig& config, Module module) {
   if (module == kQ || module == kO) return config.heads;
   if (module == kK || module == kV) return config.kv_heads;
   return config.intermediate_size;
-}
-
-LayerSelection select_random(const ModelConfig& config, const LayerCounts& counts,
-                             uint64_t seed, int layer) {
-  LayerSelection selection;
-  const std::vector<Module> groups[3] = {{kQ, kO}, {kK, kV}, {kGate, kUp, kDown}};
-  for (int g = 0; g < 3; ++g) {
-    std::vector<int32_t> order(unit_count(config, groups[g][0]));
-    std::iota(order.begin(), order.end(), 0);
-    Rng rng(seed, uint64_t(layer) * 3 + g);
-    for (size_t i = order.size(); i > 1; --i)
-      std::swap(order[i - 1], order[rng.below(uint32_t(i))]);
-    for (Module m : groups[g]) {
-      if (counts[m] < 0 || counts[m] > int32_t(order.size())) {
-        throw Error("INVALID_ARGUMENT", "[s2ft] layer " + std::to_string(layer) + ", " +
-                                            kModuleNames[m] + ": expected 0 to " +
-                                            std::to_string(order.size()) +
-                                            " units, found " + std::to_string(counts[m]));
-      }
-      selection[m].assign(order.begin(), order.begin() + counts[m]);
-      std::sort(selection[m].begin(), selection[m].end());
-    }
-  }
-  return selection;
 }
 
 void check_selection(const ModelConfig& config, LayerSelection& selection, int layer) {

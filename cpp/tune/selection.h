@@ -17,12 +17,6 @@ extern const char* const kModuleNames[kModules];  // q, k, v, o, gate, up, down
 using LayerSelection = std::array<std::vector<int32_t>, kModules>;
 using LayerCounts = std::array<int32_t, kModules>;
 
-/// Uniformly random units from (seed, layer). Modules that share an index (q and o; k and
-/// v; gate, up and down) take prefixes of one random order, so their sets are nested.
-/// Throws INVALID_ARGUMENT when a count exceeds the units there are.
-LayerSelection select_random(const ModelConfig& config, const LayerCounts& counts,
-                             uint64_t seed, int layer);
-
 /// Throws INVALID_ARGUMENT naming layer, module and unit for a unit out of range or given
 /// twice. Sorts each list.
 void check_selection(const ModelConfig& config, LayerSelection& selection, int layer);

@@ -18,7 +18,8 @@ Tuner::Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
     throw Error("BUSY", "[trainer] the model already has a trainer: dispose it first");
   model_->tuner = this;
   try {
-    if (kind_ == MethodSpec::Kind::s2ft) build_s2ft(method);
+    if (kind_ == MethodSpec::Kind::s2ft)
+      build_s2ft(permutations_for(first_selection(method)));
     if (kind_ == MethodSpec::Kind::lora || kind_ == MethodSpec::Kind::dora)
       build_lora(method);
     if (kind_ == MethodSpec::Kind::sparse) build_sparse(method);
@@ -116,9 +117,7 @@ ActivationRequest Tuner::training_request(int64_t tokens, int64_t trained,
   return request;
 }
 
-void Tuner::prepare_arena(const Batch& batch) {
-  const ActivationRequest request =
-      training_request(batch.size(), int64_t(batch.targets.size()), batch.samples());
+void Tuner::prepare_arena(const ActivationRequest& request) {
   Arena count;
   lay_out(*model_, request, count);
   if (count.peak() > arena_.bytes()) {
@@ -164,7 +163,8 @@ void Tuner::zero_gradients() {
 
 double Tuner::micro_step(const Batch& batch, int micro, float gradient_scale,
                          const std::atomic<bool>* stop) {
-  prepare_arena(batch);
+  prepare_arena(
+      training_request(batch.size(), int64_t(batch.targets.size()), batch.samples()));
   uint64_t state = uint64_t(step_) * 65536 + uint64_t(micro);
   const uint64_t seed = splitmix64(state);
   for (Hook& hook : hooks_) hook.part->set_seed(seed);
@@ -196,6 +196,11 @@ void Tuner::require_prompt(const std::vector<Batch>& batches) const {
 double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
                                int64_t& tokens, const std::atomic<bool>* stop) {
   attach();
+  return accumulate(micro_batches, tokens, stop);
+}
+
+double Tuner::accumulate(const std::vector<std::vector<Sample>>& micro_batches,
+                         int64_t& tokens, const std::atomic<bool>* stop) {
   std::vector<Batch> batches;
   tokens = 0;
   for (const std::vector<Sample>& samples : micro_batches) {
@@ -220,7 +225,7 @@ double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_bat
 
 StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
                        double learning_rate, const std::atomic<bool>* stop) {
-  require_mask();
+  require_choice();
   attach();
   if (kind_ == MethodSpec::Kind::lisa) enter_period(step_ / lisa_.interval);
   if (kind_ == MethodSpec::Kind::galore && step_ % galore_.interval == 0)
@@ -263,7 +268,7 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
 
 double Tuner::gradients(const std::vector<Sample>& samples,
                         const std::atomic<bool>* stop) {
-  require_mask();
+  require_choice();
   int64_t tokens;
   return forward_backward({samples}, tokens, stop);
 }

@@ -10,11 +10,11 @@
 
 #include "core/error.h"
 #include "model/transformer.h"
+#include "tune/choice.h"
 #include "tune/galore_part.h"
 #include "tune/lisa.h"
 #include "tune/loreft.h"
 #include "tune/parts.h"
-#include "tune/selection.h"
 #include "tune/sparse_part.h"
 
 namespace s2ft {
@@ -35,7 +35,8 @@ struct MethodSpec {
     loreft,
     full
   } kind = Kind::s2ft;
-  std::vector<LayerSelection> selection;  // s2ft, one a layer
+  std::vector<LayerSelection> selection;  // s2ft: named units, one a layer, or none
+  UnitChoice choice;                      // s2ft: how units are chosen otherwise
   std::vector<LoraModule> lora;           // lora, dora
   SparseOptions sparse;
   std::vector<std::string> modules;  // sparse
@@ -93,14 +94,21 @@ class Tuner {
   double gradients(const std::vector<Sample>& samples,
                    const std::atomic<bool>* stop = nullptr);
   std::vector<float> gradient(const Parameter& parameter);
-  /// Chooses sparse masks by the gradients of these samples, whose scores are dense while
-  /// it runs; once, before the first step. Nothing to do for other methods. Throws
-  /// NOT_FINITE, CANCELLED.
+  /// Chooses what trains by these samples where the method leaves that to data (units by
+  /// activations or gradients, sparse masks by gradients); once, before the first step.
+  /// Nothing to do otherwise. Holds dense scores of sparse masks, and dense gradients of
+  /// a few layers at a time for units. Throws NOT_FINITE, CANCELLED.
   void calibrate(const std::vector<std::vector<Sample>>& micro_batches,
                  const std::atomic<bool>* stop = nullptr);
-  bool mask_pending() const { return mask_pending_; }
-  /// Sparse: trains at these places instead, from base values. Throws SHAPE_MISMATCH.
-  void set_masks(const std::vector<std::vector<int32_t>>& masks);
+  /// S2FT that waits for data: what calibrate() ranks units by, of every layer. Takes the
+  /// tuned weights out.
+  std::vector<UnitScores> unit_scores(
+      const std::vector<std::vector<Sample>>& micro_batches,
+      const std::atomic<bool>* stop = nullptr);
+  bool choice_pending() const { return choice_pending_; }
+  /// S2FT, sparse: trains at these places (Parameter::index, a list a parameter, each as
+  /// long as before) instead, from base values. Throws SHAPE_MISMATCH.
+  void set_places(const std::vector<std::vector<int32_t>>& places);
   /// Slices and masked elements: weight minus base. Others: the weight, from its master.
   std::vector<float> values(const Parameter& parameter);
   /// The inverse of values(), for all parameters: continues from an adapter. Throws
@@ -127,7 +135,13 @@ class Tuner {
   std::atomic<bool> cancel{false};
 
  private:
-  void build_s2ft(const MethodSpec& method);
+  /// Named units, or those that the choice takes without data; random ones stand in for
+  /// a choice that waits for data.
+  std::vector<LayerSelection> first_selection(const MethodSpec& method);
+  /// Checks the units of every layer; touches nothing.
+  std::vector<CoPermutation> permutations_for(
+      std::vector<LayerSelection> selection) const;
+  void build_s2ft(std::vector<CoPermutation> permutations);
   void build_lora(const MethodSpec& method);
   void build_full();
   /// As build_full, with the linear layers' gradients projected.
@@ -137,8 +151,21 @@ class Tuner {
   SparsePart& sparse_part(size_t parameter);
   void score_samples(const std::vector<std::vector<Sample>>& micro_batches,
                      const std::atomic<bool>* stop);
+  void calibrate_masks(const std::vector<std::vector<Sample>>& micro_batches,
+                       const std::atomic<bool>* stop);
+  /// Of base weights in base order: the tuner is detached.
+  std::vector<UnitScores> activation_scores(
+      const std::vector<std::vector<Sample>>& micro_batches,
+      const std::atomic<bool>* stop);
+  std::vector<UnitScores> gradient_scores(
+      const std::vector<std::vector<Sample>>& micro_batches,
+      const std::atomic<bool>* stop);
+  /// Trains these units instead, from base values.
+  void set_selection(const std::vector<LayerSelection>& selection);
+  std::vector<LayerSelection> selection_of(
+      const std::vector<std::vector<int32_t>>& places) const;
   size_t calibration_bytes();
-  void require_mask() const;
+  void require_choice() const;
   /// LoReFT. Throws INVALID_ARGUMENT where nothing would be changed.
   void require_prompt(const std::vector<Batch>& batches) const;
   void build_lisa(const LisaOptions& options);
@@ -163,11 +190,14 @@ class Tuner {
   void zero_gradients();
   double forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
                           int64_t& tokens, const std::atomic<bool>* stop);
+  /// forward_backward() with whatever parts are hooked in.
+  double accumulate(const std::vector<std::vector<Sample>>& micro_batches,
+                    int64_t& tokens, const std::atomic<bool>* stop);
   double micro_step(const Batch& batch, int micro, float gradient_scale,
                     const std::atomic<bool>* stop);
   ActivationRequest training_request(int64_t tokens, int64_t trained,
                                      int64_t samples) const;
-  void prepare_arena(const Batch& batch);
+  void prepare_arena(const ActivationRequest& request);
 
   std::shared_ptr<Model> model_;
   OptimizerSpec optimizer_;
@@ -198,8 +228,9 @@ class Tuner {
   std::vector<Trained> trained_;
   std::vector<Parameter*> parameters_;
   std::vector<Buffer> bases_;  // S2FT: the slices as they were, contiguous, model dtype
+  UnitChoice choice_;
   SparseOptions sparse_;
-  bool mask_pending_ = false;
+  bool choice_pending_ = false;
   GaloreOptions galore_;
   LisaOptions lisa_;
   int64_t period_ = -1;

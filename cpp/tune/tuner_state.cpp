@@ -126,11 +126,11 @@ void Tuner::save_state(const std::string& path,
     add(p->name + ".master", master_of(*p));
     add(p->name + ".first", p->first);
     add(p->name + ".second", p->second);
-    if (kind_ == MethodSpec::Kind::sparse) {
+    if (!p->index.empty()) {
       TensorSource places;
       places.name = p->name + ".places";
       places.dtype = "I32";
-      places.shape = {p->weight.cols};
+      places.shape = {int64_t(p->index.size())};
       places.source = [p](const ByteSink& sink) {
         sink(p->index.data(), p->index.size() * sizeof(int32_t));
       };
@@ -187,19 +187,19 @@ std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
     find(name + ".projection", projection);
     find(name + ".value", weight);
   }
-  std::vector<std::vector<int32_t>> masks;
-  if (kind_ == MethodSpec::Kind::sparse) {
+  if (kind_ == MethodSpec::Kind::sparse || kind_ == MethodSpec::Kind::s2ft) {
+    std::vector<std::vector<int32_t>> all;
     for (const Parameter* p : parameters_) {
       const TensorInfo* info = present(p->name + ".places");
-      const int64_t n = p->weight.cols;
+      const int64_t n = int64_t(p->index.size());
       if (info->dtype != "I32" || info->shape != std::vector<int64_t>{n})
         throw Error("SHAPE_MISMATCH", "[resume] " + path + ": tensor " + p->name +
                                           ".places: expected I32 [" + std::to_string(n) +
                                           "]");
-      masks.emplace_back(static_cast<size_t>(n));
-      std::memcpy(masks.back().data(), file->data(*info), size_t(n) * sizeof(int32_t));
+      all.emplace_back(static_cast<size_t>(n));
+      std::memcpy(all.back().data(), file->data(*info), size_t(n) * sizeof(int32_t));
     }
-    set_masks(masks);
+    set_places(all);
   }
   auto load = [&](const std::string& name, Mat x) {
     const TensorInfo* info = find(name, x);

@@ -4,6 +4,7 @@ import { S2FTError } from '../errors.js'
 import { MODULE_KINDS, parseModule, SLICE_AXIS } from '../model/modules.js'
 import { show, validate } from '../model/validate.js'
 import type { Tensor } from '../native/binding.js'
+import { allocationNames, selectionOrders, selectionStrategies } from './selection.js'
 import type { S2ftAdapterInfo } from './types.js'
 import { expectShape, floatValues, indexValues } from './values.js'
 
@@ -19,10 +20,17 @@ const schema = z.looseObject({
     .array(z.strictObject({ module: z.string(), axis: z.enum(['rows', 'cols']), count }))
     .min(1),
   selection: z.strictObject({
-    strategy: z.enum(['random', 'explicit']),
+    strategy: z.enum([...selectionStrategies, 'explicit']),
+    order: z.enum(selectionOrders).optional(),
+    share: z.number().positive().max(1).optional(),
+    allocation: z.union([z.enum(allocationNames), z.array(z.number().nonnegative())]).optional(),
     ratios: z.partialRecord(z.enum(MODULE_KINDS), z.number()).optional(),
+    lora_rank: count.optional(),
   }),
   seed: z.number().int().nonnegative(),
+  units: z
+    .strictObject({ heads: count, kv_heads: count, head_dim: count, channels: count })
+    .optional(),
 })
 
 export function deltaName(module: string): string {
@@ -43,6 +51,7 @@ export function s2ftConfig(info: S2ftAdapterInfo): Record<string, unknown> {
     slices: info.slices,
     selection: info.selection,
     seed: info.seed,
+    ...(info.units && { units: info.units }),
   }
 }
 
@@ -74,6 +83,7 @@ export function parseS2ftConfig(raw: unknown, file: string): S2ftAdapterInfo {
     slices: found.slices,
     selection: found.selection as S2ftAdapterInfo['selection'],
     seed: found.seed,
+    ...(found.units && { units: found.units }),
   }
 }
 

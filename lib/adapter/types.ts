@@ -1,5 +1,6 @@
 // What an adapter says about itself.
 import type { ModuleKind, Tensor } from '../native/binding.js'
+import type { Allocation, SelectionOrder, SelectionStrategy } from './selection.js'
 
 export type { Tensor }
 
@@ -18,8 +19,31 @@ export interface S2ftAdapterInfo {
   /** Hash of the base weights; hex. */
   baseFingerprint: string
   slices: S2ftSlice[]
-  selection: { strategy: 'random' | 'explicit'; ratios?: Partial<Record<ModuleKind, number>> }
+  selection: S2ftSelection
   seed: number
+  /** Sizes that the indices are read by; absent in adapters of early versions. */
+  units?: S2ftUnits
+}
+
+/** How the units were chosen. */
+export interface S2ftSelection {
+  strategy: SelectionStrategy | 'explicit'
+  /** Which end of the scores; not of random and explicit. */
+  order?: SelectionOrder
+  /** Share of the training data that scores come from. */
+  share?: number
+  allocation?: Allocation
+  ratios?: Partial<Record<ModuleKind, number>>
+  /** The budget, where one was given instead of ratios. */
+  lora_rank?: number
+}
+
+/** Selectable units of a layer of the base. */
+export interface S2ftUnits {
+  heads: number
+  kv_heads: number
+  head_dim: number
+  channels: number
 }
 
 export interface LoraAdapterInfo {

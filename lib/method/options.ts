@@ -1,9 +1,9 @@
-// Checked options of the methods.
+// Checked options of the methods but S²FT.
 import { z } from 'zod'
 import { parsePositions } from '../adapter/loreft-format.js'
-import { S2FTError } from '../errors.js'
 import { MODULE_KINDS } from '../model/modules.js'
 import { validate } from '../model/validate.js'
+import { seed } from './schemas.js'
 import type {
   DoraMethod,
   FullMethod,
@@ -15,37 +15,13 @@ import type {
   LoraOptions,
   LoreftMethod,
   LoreftOptions,
-  S2ftMethod,
-  S2ftOptions,
   SparseMethod,
   SparseOptions,
 } from './types.js'
 
-const seed = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER).default(0)
-const perModule = <T extends z.ZodType>(value: T) =>
-  z.strictObject(
-    Object.fromEntries(MODULE_KINDS.map((kind) => [kind, value.optional()])) as Record<
-      (typeof MODULE_KINDS)[number],
-      z.ZodOptional<T>
-    >,
-  )
 const targetModules = z
   .union([z.literal('all-linear'), z.array(z.string().min(1)).min(1)])
   .default('all-linear')
-const units = z.array(z.number().int().nonnegative())
-
-const s2ftSchema = z.strictObject({
-  ratios: perModule(z.number().min(0).max(1)).optional(),
-  select: z
-    .union(
-      [perModule(z.union([units, z.array(units)])), z.array(perModule(units)).min(1)],
-      'expected lists of units by module, for all layers or one list a layer',
-    )
-    .optional(),
-  allocation: z.string().default('uniform'),
-  budget: z.strictObject({ loraRank: z.number().int().positive() }).optional(),
-  seed,
-})
 /** Names are matched, never run as expressions; a short name is written as PEFT needs it. */
 const pattern = <T extends z.ZodType>(value: T) =>
   z
@@ -108,46 +84,6 @@ const loreftSchema = z.strictObject({
   dropout: z.number().min(0).lt(1).default(0),
   seed,
 })
-
-const DEFAULT_RATIOS = { o: 0.03, down: 0.03 }
-
-function refuse(message: string): never {
-  throw new S2FTError('INVALID_ARGUMENT', `s2ft options: ${message}`)
-}
-
-/**
- * Structured sparse fine-tuning (paper section 3): trains a few heads and channels of the given
- * modules. Give one of `ratios`, `select`, `budget`; the default is ratios { o: 0.03, down: 0.03 }.
- * Throws INVALID_ARGUMENT naming the option, UNSUPPORTED for another allocation than uniform.
- */
-export function s2ft(options: S2ftOptions = {}): S2ftMethod {
-  const { allocation, ratios, select, budget, ...rest } = validate(
-    s2ftSchema,
-    options,
-    's2ft options',
-  )
-  if (allocation !== 'uniform') {
-    throw new S2FTError(
-      'UNSUPPORTED',
-      `s2ft options: allocation: expected "uniform", found "${allocation}": ` +
-        'the other allocations come in a later release',
-    )
-  }
-  const given = Object.entries({ ratios, select, budget }).filter(([, value]) => value)
-  if (given.length > 1) {
-    refuse(`expected one of ratios, select, budget, found ${given.map(([key]) => key).join(', ')}`)
-  }
-  if (ratios && !Object.values(ratios).some((ratio) => ratio !== undefined && ratio > 0)) {
-    refuse('ratios: expected at least one share above 0, found none')
-  }
-  if (budget) return { kind: 's2ft', budget, ...rest }
-  if (select) return { kind: 's2ft', select: select as S2ftMethod['select'] & object, ...rest }
-  return {
-    kind: 's2ft',
-    ratios: (ratios ?? DEFAULT_RATIOS) as S2ftMethod['ratios'] & object,
-    ...rest,
-  }
-}
 
 /**
  * Low-rank adaptation on the same engine, in PEFT's meaning of r, alpha, dropout and names.

@@ -1,5 +1,9 @@
 // Fine-tuning methods as plain data: what is trained, before it meets a model.
+import type { Adapter } from '../adapter/adapter.js'
+import type { Allocation, SelectionOrder, SelectionStrategy } from '../adapter/selection.js'
 import type { LayerSelection, ModuleKind } from '../native/binding.js'
+
+export type { Allocation, SelectionOrder, SelectionStrategy }
 
 /**
  * Explicit units (heads for q, k, v, o; channels for gate, up, down): one selection for all
@@ -9,19 +13,63 @@ export type Selection =
   | Partial<Record<ModuleKind, number[] | number[][]>>
   | readonly LayerSelection[]
 
+/** True for strategies whose scores come from training data. */
+export function needsData(selection: SelectionStrategy): boolean {
+  return selection !== 'random' && selection !== 'weight'
+}
+
 export interface S2ftOptions {
   /**
    * Shares of the heads or channels that train. Rounded to the nearest unit, at least one when
    * above 0. Default { o: 0.03, down: 0.03 }, about 1% of a 7B LLaMA's parameters.
    */
   ratios?: Partial<Record<ModuleKind, number>>
-  /** Explicit units instead of a random selection. */
+  /** Explicit units instead of a selection; excludes the options below but `seed`. */
   select?: Selection
-  /** How the budget is spread over layers. */
-  allocation?: 'uniform'
   /** As many trainable values as LoRA of this rank on all linear layers, spent on o and down. */
   budget?: { loraRank: number }
-  /** Decides the random selection; default 0. */
+  /**
+   * Which units train in a layer (the paper's S²FT-R, -W, -A, -S, -G): drawn at random (default), or
+   * ranked by
+   * - `weight`: L2 norm of the unit's weights in the modules that train;
+   * - `activation`: mean over calibration tokens of the L2 norm of the unit's input to down
+   *   (channels) or o (heads; a key/value head has the inputs of its query heads);
+   * - `weight-activation`: the product of both;
+   * - `gradient`: L2 norm of the loss's gradient for those weights over the calibration data.
+   *
+   * Modules that share an index (q and o; k and v; gate, up and down) share one ranking: a norm is
+   * the root of the sum of squares over those of them that train in the layer, and each takes the
+   * first units, so that their sets are nested. Equal scores go by index.
+   */
+  selection?: SelectionStrategy
+  /**
+   * Which end of the ranking trains. Default: `smallest` for activation and weight-activation, which
+   * the paper's comparison of strategies found the best; `largest` for weight and gradient, of
+   * which neither order did better than chance there.
+   */
+  order?: SelectionOrder
+  /**
+   * activation, weight-activation, gradient: share of the training data that decides, at least one
+   * micro-batch; default 0.01. Trainer.step() and gradients() outside of fit() decide by their first
+   * batch.
+   */
+  calibrationShare?: number
+  /**
+   * How each module's units are spread over the layers, as many in all whatever the choice: the same
+   * in every layer (`uniform`, default), in proportion to 1, 2, 3 … from the first layer on
+   * (`increasing`) or from the last (`decreasing`), all in one layer drawn by the seed
+   * (`one-random-layer`), or in proportion to a weight for each layer. Rounded by largest
+   * remainders. A layer takes no more units than it has: others take what is left, and what none can
+   * take is not trained, as with one-random-layer.
+   */
+  allocation?: Allocation
+  /**
+   * Units that must not train, so that adapters stay disjoint: those that S²FT adapters train, or
+   * rows (q, k, v, gate, up) and columns (o, down) by module name, as an adapter's s2ft_index. A unit
+   * that one module of those sharing an index avoids is left alone in all of them.
+   */
+  avoid?: readonly Adapter[] | Readonly<Record<string, readonly number[]>>
+  /** Decides the random selection and layer; default 0. */
   seed?: number
 }
 
@@ -103,6 +151,13 @@ export interface S2ftMethod {
   readonly ratios?: Partial<Record<ModuleKind, number>>
   readonly select?: Selection
   readonly budget?: { readonly loraRank: number }
+  /** This and the following are absent with `select`. */
+  readonly selection?: SelectionStrategy
+  readonly order?: SelectionOrder
+  readonly calibrationShare?: number
+  readonly allocation?: Allocation
+  /** Rows or columns by module. */
+  readonly avoid?: Readonly<Record<string, readonly number[]>>
   readonly seed: number
 }
 interface LowRankMethod {
@@ -168,4 +223,12 @@ export type Method =
 /** True for methods that train the base itself: their result is a model, not an adapter. */
 export function changesBase(method: Method): method is FullMethod | LisaMethod | GaloreMethod {
   return method.kind === 'full' || method.kind === 'lisa' || method.kind === 'galore'
+}
+
+/** Share of the training data that chooses what trains; undefined where none is needed. */
+export function calibrationShare(method: Method): number | undefined {
+  if (method.kind === 's2ft') return method.calibrationShare
+  const byGradient =
+    method.kind === 'sparse' && (method.selection === 'gradient' || method.selection === 'fisher')
+  return byGradient ? method.calibrationShare : undefined
 }

@@ -105,7 +105,16 @@ export type ModuleKind = 'q' | 'k' | 'v' | 'o' | 'gate' | 'up' | 'down'
 export type LayerSelection = Partial<Record<ModuleKind, number[]>>
 
 export type NativeMethod =
-  | { kind: 's2ft'; seed: number; counts: Partial<Record<ModuleKind, number>>[] }
+  | {
+      kind: 's2ft'
+      seed: number
+      /** Units a layer. */
+      counts: Partial<Record<ModuleKind, number>>[]
+      selection: 'random' | 'weight' | 'activation' | 'weight-activation' | 'gradient'
+      order: 'largest' | 'smallest'
+      /** Units a layer that must not be taken. */
+      avoid?: LayerSelection[]
+    }
   | { kind: 's2ft'; seed: number; select: LayerSelection[] }
   | {
       kind: 'lora' | 'dora'
@@ -207,12 +216,12 @@ export interface NativeTrainer {
   /** Gradients of the mean loss, one entry a parameter, in parameters() order. */
   gradients(batch: Sample[]): Promise<{ loss: number; gradients: Float32Array[] }>
   /**
-   * Chooses sparse masks by the gradients of these samples, once, before the first step; nothing
-   * for other methods. Rejects with NOT_FINITE, CANCELLED.
+   * Chooses units or sparse masks by these samples where the method leaves that to data, once,
+   * before the first step; nothing otherwise. Rejects with NOT_FINITE, CANCELLED.
    */
   calibrate(microBatches: Sample[][]): Promise<void>
-  /** Sparse: trains at these places, a list a parameter, as many as before. */
-  setMasks(masks: Int32Array[]): Promise<void>
+  /** S²FT, sparse: trains at these indices, a list a parameter, as many as before. */
+  setPlaces(places: Int32Array[]): Promise<void>
   /** Slices, masks: current weight minus base, f32. LoRA, DoRA: the factors. LoReFT: the weights. `all`: current values. */
   values(): Promise<Float32Array[]>
   /** The inverse of values(), in parameters() order: continues from an adapter. */

@@ -2,7 +2,7 @@
 import type { Adapter } from '../adapter/adapter.js'
 import { S2FTError } from '../errors.js'
 import * as methods from '../method/index.js'
-import { loraSize } from '../method/resolve.js'
+import { loraSize } from '../method/resolve-s2ft.js'
 import type { Method, S2ftOptions } from '../method/types.js'
 import { MODULE_KINDS, moduleShape } from '../model/modules.js'
 import type { ModuleKind, NativeModelConfig } from '../native/binding.js'
@@ -151,7 +151,7 @@ export function selectionVariants(): Variant[] {
         budget: budget(context),
         selection,
         order,
-        calibrationShare: context.settings.calibrationShare,
+        ...(selection !== 'weight' && { calibrationShare: context.settings.calibrationShare }),
       })),
     ),
   )

@@ -1,5 +1,6 @@
 // A whole training run, as a stream of events.
 import { S2FTError } from '../errors.js'
+import { calibrationShare } from '../method/types.js'
 import type { NativeMemoryPlan, NativeParameter } from '../native/binding.js'
 import { RunBatches } from './batches.js'
 import { adapterFingerprint, dataFingerprint, prepareData, requirePrompts } from './data.js'
@@ -154,8 +155,9 @@ export async function* fitRun(
   try {
     await files.openMetrics(point ? state.step : -1)
     yield planned
-    if (session.maskPending && settings.method.kind === 'sparse') {
-      await session.calibrate(batches.calibration(settings.method.calibrationShare))
+    const share = calibrationShare(settings.method)
+    if (session.choicePending && share !== undefined) {
+      await session.calibrate(batches.calibration(share))
     }
     const evaluate = async (): Promise<TrainEvent> => {
       const before = performance.now()

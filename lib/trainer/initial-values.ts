@@ -3,7 +3,7 @@ import type { Adapter } from '../adapter/adapter.js'
 import { loraScale } from '../adapter/lora-format.js'
 import { deltaName, indexName } from '../adapter/s2ft-format.js'
 import { sparseDeltaName, sparseIndexName } from '../adapter/sparse-format.js'
-import { toElements } from '../adapter/to-native.js'
+import { toDeltas, toElements } from '../adapter/to-native.js'
 import { expectShape, floatValues } from '../adapter/values.js'
 import { S2FTError } from '../errors.js'
 import type { Method } from '../method/types.js'
@@ -31,20 +31,26 @@ function tensorNames(
 }
 
 /**
- * Masks for NativeTrainer.setMasks: a sparse adapter brings its own. Throws ADAPTER_MISMATCH or
- * SHAPE_MISMATCH when it has others than the method's modules and share.
+ * Places for NativeTrainer.setPlaces: a sparse adapter brings its own, and an S²FT adapter those
+ * that data chose. Throws ADAPTER_MISMATCH or SHAPE_MISMATCH when it has others than the method's
+ * modules and as many of them.
  */
-export function initialMasks(
+export function initialPlaces(
   adapter: Adapter,
   config: NativeModelConfig,
   parameters: readonly NativeParameter[],
 ): Int32Array[] {
-  const masks = new Map(toElements(adapter, config).map(({ module, places }) => [module, places]))
-  return parameters.map(({ module, shape }) => {
-    const places = masks.get(module)
-    if (!places) mismatch('masks', module, 'none')
-    if (places.length !== shape[0]) mismatch(`mask of ${module}`, shape[0], places.length)
-    return places
+  const places = new Map([
+    ...toElements(adapter, config).map(({ module, places }) => [module, places] as const),
+    ...toDeltas(adapter, config).map(({ module, index }) => [module, index] as const),
+  ])
+  return parameters.map(({ module, index }) => {
+    const found = places.get(module)
+    if (!found) mismatch('modules', module, 'none')
+    if (found.length !== index!.length) {
+      mismatch(`places in ${module}`, index!.length, found.length)
+    }
+    return found
   })
 }
 

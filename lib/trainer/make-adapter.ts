@@ -3,7 +3,7 @@ import { Adapter } from '../adapter/adapter.js'
 import { targetNames } from '../adapter/lora-format.js'
 import { deltaName, indexName } from '../adapter/s2ft-format.js'
 import { sparseDeltaName, sparseIndexName } from '../adapter/sparse-format.js'
-import type { S2ftSlice } from '../adapter/types.js'
+import type { S2ftSelection, S2ftSlice } from '../adapter/types.js'
 import { S2FTError } from '../errors.js'
 import { loreftLayers } from '../method/resolve.js'
 import {
@@ -14,6 +14,18 @@ import {
 } from '../method/types.js'
 import type { NativeParameter, Tensor } from '../native/binding.js'
 import type { Session } from './session.js'
+
+function selectionOf(method: S2ftMethod): S2ftSelection {
+  const { selection, order, calibrationShare: share, allocation, ratios, budget } = method
+  return {
+    strategy: selection ?? 'explicit',
+    ...(order && { order }),
+    ...(share !== undefined && { share }),
+    ...(allocation && { allocation }),
+    ...(ratios && { ratios }),
+    ...(budget && { lora_rank: budget.loraRank }),
+  }
+}
 
 function s2ftAdapter(
   session: Session,
@@ -30,15 +42,16 @@ function s2ftAdapter(
     tensors.set(indexName(module), { dtype: 'I32', shape: [index.length], data: index })
     return { module, axis: kind, count: index.length }
   })
-  const strategy = method.select ? 'explicit' : 'random'
+  const { heads, kvHeads, headDim, intermediateSize } = session.model.config.native
   return new Adapter(
     {
       type: 's2ft',
       baseModel: session.model.directory,
       baseFingerprint: session.baseFingerprint,
       slices,
-      selection: method.ratios ? { strategy, ratios: method.ratios } : { strategy },
+      selection: selectionOf(method),
       seed: method.seed,
+      units: { heads, kv_heads: kvHeads, head_dim: headDim, channels: intermediateSize },
     },
     tensors,
   )

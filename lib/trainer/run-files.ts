@@ -73,8 +73,8 @@ export class RunFiles {
   async restore({ path, state }: ResumePoint): Promise<void> {
     const file = join(path, OPTIMIZER_FILE)
     const metadata = await this.session.run((trainer) => trainer.loadState(file))
-    // A mask is part of the state.
-    this.session.maskPending = false
+    // What data chose is part of the state.
+    this.session.choicePending = false
     if (metadata.step !== String(state.step)) {
       throw new S2FTError(
         'CORRUPT_FILE',

@@ -2,11 +2,11 @@
 import { requireSameBase } from '../adapter/fusion.js'
 import { S2FTError } from '../errors.js'
 import { resolveMethod } from '../method/index.js'
-import { changesBase } from '../method/types.js'
+import { calibrationShare, changesBase } from '../method/types.js'
 import type { Model } from '../model/model.js'
 import type { SourcedSample } from '../model/types.js'
 import type { NativeParameter, NativeStepResult, NativeTrainer, Sample } from '../native/binding.js'
-import { initialMasks, initialValues } from './initial-values.js'
+import { initialPlaces, initialValues } from './initial-values.js'
 import type { TrainerSettings } from './options.js'
 
 export class Session {
@@ -15,8 +15,8 @@ export class Session {
   private disposing: Promise<void> | undefined
   private busy = 0
   private detached = false
-  /** The mask is chosen by the gradients of data that the trainer has not seen yet. */
-  maskPending = false
+  /** What trains is chosen by data that the trainer has not seen yet. */
+  choicePending = false
   /** Fingerprint of the base, taken before training changes it. */
   baseFingerprint = ''
 
@@ -77,7 +77,7 @@ export class Session {
     const plain = withoutSources(microBatches)
     try {
       return await this.train(async (trainer) => {
-        await this.chooseMask(trainer, plain)
+        await this.choose(trainer, plain)
         return trainer.step(plain, learningRate)
       })
     } catch (error) {
@@ -85,17 +85,17 @@ export class Session {
     }
   }
 
-  /** Chooses a mask that the method leaves to gradients by these samples; nothing otherwise. */
+  /** Chooses what trains by these samples where the method leaves that to data. */
   async calibrate(microBatches: readonly (readonly SourcedSample[])[]): Promise<void> {
     const plain = withoutSources(microBatches)
-    await this.train((trainer) => this.chooseMask(trainer, plain))
+    await this.train((trainer) => this.choose(trainer, plain))
   }
 
   /** As calibrate(), for work that has the trainer already. */
-  async chooseMask(trainer: NativeTrainer, microBatches: Sample[][]): Promise<void> {
-    if (!this.maskPending) return
+  async choose(trainer: NativeTrainer, microBatches: Sample[][]): Promise<void> {
+    if (!this.choicePending) return
     await trainer.calibrate(microBatches)
-    this.maskPending = false
+    this.choicePending = false
   }
 
   /** Stops the step in flight at the next layer; it rejects with CANCELLED. */
@@ -150,13 +150,13 @@ export class Session {
         maxGradNorm: settings.maxGradNorm,
         recompute: settings.recompute,
       })
-      const sparse = settings.method.kind === 'sparse' ? settings.method.selection : ''
-      this.maskPending = (sparse === 'gradient' || sparse === 'fisher') && !adapter
+      const byData = calibrationShare(settings.method) !== undefined
+      this.choicePending = byData && !adapter
       if (!adapter) return trainer
       try {
-        if (sparse !== '' && adapter.info.type === 'sparse') {
-          const masks = initialMasks(adapter, model.config.native, trainer.parameters())
-          await trainer.setMasks(masks)
+        const { kind } = settings.method
+        if (adapter.info.type === kind && (byData || kind === 'sparse')) {
+          await trainer.setPlaces(initialPlaces(adapter, model.config.native, trainer.parameters()))
         }
         await trainer.setValues(initialValues(adapter, settings.method, trainer.parameters()))
         return trainer

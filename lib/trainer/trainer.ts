@@ -95,7 +95,7 @@ export class Trainer {
     const batch = checkBatch(samples, this.model.config.native.vocabSize)
     const plain = batch.map(({ tokens, labels }) => ({ tokens, labels }))
     return this.session.train(async (trainer) => {
-      await this.session.chooseMask(trainer, [plain])
+      await this.session.choose(trainer, [plain])
       const names = trainer.parameters().map(parameterName)
       const { gradients } = await trainer.gradients(plain)
       return new Map(names.map((name, i) => [name, gradients[i]!]))

@@ -100,6 +100,7 @@ describe('events', () => {
 
 describe.each([
   ['s2ft', base.method],
+  ['s2ft by gradient', s2ft({ selection: 'gradient', calibrationShare: 0.3, allocation: [1, 2] })],
   ['lora', lora({ r: 2, dropout: 0.2, seed: 5 })],
   ['dora', dora({ r: 2, dropout: 0.2, seed: 5 })],
   ['sparse', sparse({ share: 0.1, selection: 'fisher', calibrationShare: 0.3 })],

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { dora, galore, lisa, lora, s2ft, sparse } from '../../lib/index.js'
 import { resolveMethod, targetModules } from '../../lib/method/index.js'
-import { loraSize } from '../../lib/method/resolve.js'
+import { loraSize } from '../../lib/method/resolve-s2ft.js'
 import { parseModelConfig } from '../../lib/model/config.js'
 import { unitSize } from '../../lib/model/modules.js'
 import { learningRateAt, warmupSteps } from '../../lib/trainer/schedule.js'
@@ -25,7 +25,13 @@ describe('s2ft', () => {
   test('shares become the nearest whole number of units, at least one', () => {
     const method = s2ft({ ratios: { q: 0.3, k: 0.01, gate: 0, down: 0.03 }, seed: 7 })
     const counts = { q: 3, k: 1, down: 46 }
-    const expected = { kind: 's2ft', seed: 7, counts: [counts, counts, counts] }
+    const expected = {
+      kind: 's2ft',
+      seed: 7,
+      counts: [counts, counts, counts],
+      selection: 'random',
+      order: 'largest',
+    }
     expect(resolveMethod(method, config)).toEqual(expected)
   })
 
@@ -90,11 +96,6 @@ describe('s2ft', () => {
     const error = await rejection(() => resolveMethod(s2ft({ select }), config))
     expect(error.code).toBe('INVALID_ARGUMENT')
     expect(error.message).toMatch(message)
-  })
-
-  test('another allocation is not there yet', async () => {
-    const options = { allocation: 'increasing' } as object
-    expect((await rejection(() => s2ft(options))).code).toBe('UNSUPPORTED')
   })
 })
 
