@@ -29,7 +29,13 @@ const schema = z.looseObject({
   }),
   seed: z.number().int().nonnegative(),
   units: z
-    .strictObject({ heads: count, kv_heads: count, head_dim: count, channels: count })
+    .strictObject({
+      layers: count,
+      heads: count,
+      kv_heads: count,
+      head_dim: count,
+      channels: count,
+    })
     .optional(),
 })
 

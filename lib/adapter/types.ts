@@ -38,8 +38,9 @@ export interface S2ftSelection {
   lora_rank?: number
 }
 
-/** Selectable units of a layer of the base. */
+/** Layers of the base, and the selectable units of each. */
 export interface S2ftUnits {
+  layers: number
   heads: number
   kv_heads: number
   head_dim: number

@@ -35,6 +35,11 @@ function readSetting(setting: Setting, found: unknown): unknown {
     throw new InvalidArgumentError(`expected <${setting.value}>`)
   }
   if (!setting.read) throw new InvalidArgumentError('expected true or false')
+  if (setting.repeatable && typeof parsed.data === 'object') {
+    if (!Array.isArray(parsed.data)) throw new InvalidArgumentError('expected a list')
+    return parsed.data.map(String)
+  }
+  if (setting.repeatable) return [String(parsed.data)]
   return setting.read(asText(parsed.data))
 }
 

@@ -3,6 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { Adapter } from '../adapter/adapter.js'
+import { chosenUnits } from '../adapter/units.js'
 import { linearShapes } from '../bench/shapes.js'
 import { S2FTError } from '../errors.js'
 import { parseModelConfig } from '../model/config.js'
@@ -10,6 +11,7 @@ import { weightFiles } from '../model/files.js'
 import { readJson, validate } from '../model/validate.js'
 import { bytes } from '../report/format.js'
 import { safetensorsHeader } from './safetensors-header.js'
+import { selectionFacts } from './selection-page.js'
 
 /** One recognised thing; arrays of objects are its tables. */
 export interface Part {
@@ -132,11 +134,13 @@ async function inspectAdapter(path: string): Promise<Part> {
   return {
     type: 's2ft-adapter',
     ...common,
-    selection: info.selection.strategy,
-    ratios: JSON.stringify(info.selection.ratios ?? {}),
+    ...selectionFacts(info),
     seed: info.seed,
     modules: info.slices.length,
-    slices: info.slices.map(({ module, axis, count }) => ({ module, axis, count })),
+    slices: chosenUnits(adapter).map(({ module, unit, of, chosen }, i) => {
+      const { axis, count } = info.slices[i]!
+      return { module, axis, count, unit, units: chosen.length, of: of ?? null, chosen }
+    }),
   }
 }
 

@@ -1,7 +1,8 @@
 // The settings of `s2ft train` that choose a method and say how it trains.
 import { InvalidArgumentError } from 'commander'
 import { parsePositions } from '../adapter/loreft-format.js'
-import { integer, integers, list, number, numbersByName, oneOf, ratios } from './parse.js'
+import { integer, integers, list, number, numbersByName, oneOf } from './parse.js'
+import { selectionSettings } from './selection-settings.js'
 import type { Setting } from './train-settings.js'
 
 export const implementedMethods = [
@@ -26,20 +27,7 @@ export const methodSettings: Omit<Setting, 'group'>[] = [
     fallback: 's2ft',
     read: oneOf(...implementedMethods),
   },
-  {
-    key: 'ratios',
-    value: 'list',
-    description:
-      's2ft: shares of heads (q,k,v,o) or channels (gate,up,down) that train, e.g. down=0.03,o=0.1',
-    fallback: 'o=0.03,down=0.03',
-    read: ratios,
-  },
-  {
-    key: 'budgetLoraRank',
-    value: 'r',
-    description: 's2ft: instead of ratios, as many trainable values as LoRA of this rank',
-    read: count,
-  },
+  ...selectionSettings,
   { key: 'loraR', value: 'r', description: 'lora, dora: rank', fallback: 8, read: count },
   {
     key: 'loraAlpha',

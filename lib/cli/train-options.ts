@@ -1,21 +1,23 @@
 // Turns what was given on the command line and in the config file into one checked set of
 // settings, and those into what the trainer takes.
 import type { Command } from 'commander'
+import type { Adapter } from '../adapter/adapter.js'
 import type { TemplateName } from '../data/index.js'
 import { S2FTError } from '../errors.js'
-import { dora, full, galore, lisa, lora, loreft, s2ft, sparse } from '../method/index.js'
+import { dora, full, galore, lisa, lora, loreft, sparse } from '../method/index.js'
 import type { Method, SparseMethod } from '../method/types.js'
-import type { ModuleKind, Recompute } from '../native/binding.js'
+import type { Recompute } from '../native/binding.js'
 import type { SchedulerName, TrainerOptions } from '../trainer/types.js'
 import { readConfigFile } from './config-file.js'
 import type { implementedMethods } from './method-settings.js'
 import { usage } from './output.js'
+import { checkSelection, type SelectionSettings, s2ftMethod } from './selection-options.js'
 import { commonSettings, kebab, trainSettings } from './train-settings.js'
 
 type MethodName = (typeof implementedMethods)[number]
 
 /** Settings as given; what is absent is left to the trainer's defaults. */
-export interface TrainSettings {
+export interface TrainSettings extends SelectionSettings {
   model: string
   data: string
   output: string
@@ -24,8 +26,6 @@ export interface TrainSettings {
   maxLength?: number
   maxSamples?: number
   method?: MethodName
-  ratios?: Partial<Record<ModuleKind, number>>
-  budgetLoraRank?: number
   loraR?: number
   loraAlpha?: number
   loraDropout?: number
@@ -47,7 +47,6 @@ export interface TrainSettings {
   lisaLayers?: number
   lisaInterval?: number
   quantize?: string
-  seed?: number
   learningRate?: number
   lrScheduler?: SchedulerName
   warmupSteps?: number
@@ -103,6 +102,11 @@ const lowRank: MethodName[] = ['lora', 'dora']
 const methodsOf: Partial<Record<keyof TrainSettings, MethodName[]>> = {
   ratios: ['s2ft'],
   budgetLoraRank: ['s2ft'],
+  selection: ['s2ft'],
+  selectionOrder: ['s2ft'],
+  calibrationShare: ['s2ft'],
+  allocation: ['s2ft'],
+  avoid: ['s2ft'],
   loraR: lowRank,
   loraAlpha: lowRank,
   loraDropout: lowRank,
@@ -133,9 +137,7 @@ function refuseMethodMix(command: Command, settings: TrainSettings): void {
     const wanted = owners.join(' or ')
     throw usage(`option '--${kebab(key)}' is for --method ${wanted}, found --method ${method}`)
   }
-  if (settings.ratios && settings.budgetLoraRank !== undefined) {
-    throw usage("options '--ratios' and '--budget-lora-rank' exclude each other")
-  }
+  checkSelection(settings)
 }
 
 type Given<T> = { [K in keyof T]?: Exclude<T[K], undefined> }
@@ -150,9 +152,12 @@ function targets({ targetModules: found }: TrainSettings): string[] | 'all-linea
   return found?.length === 1 && found[0] === 'all-linear' ? 'all-linear' : found
 }
 
-/** The method asked for. Throws UNSUPPORTED for what comes in later releases. */
-export function methodOf(settings: TrainSettings): Method {
-  const { method = 's2ft', quantize, seed = 0, ratios, budgetLoraRank } = settings
+/**
+ * The method asked for; S²FT leaves alone what `avoid` trains. Throws UNSUPPORTED for what comes in later
+ * releases.
+ */
+export function methodOf(settings: TrainSettings, avoid: readonly Adapter[] = []): Method {
+  const { method = 's2ft', quantize, seed = 0 } = settings
   if (quantize !== undefined) {
     const message = `--quantize ${quantize} comes in a later release: leave it out (--dtype bf16 halves the weights)`
     throw new S2FTError('UNSUPPORTED', message)
@@ -161,10 +166,7 @@ export function methodOf(settings: TrainSettings): Method {
   if (method === 'lisa') {
     return lisa(given({ layers: settings.lisaLayers, interval: settings.lisaInterval, seed }))
   }
-  if (method === 's2ft') {
-    if (budgetLoraRank !== undefined) return s2ft({ budget: { loraRank: budgetLoraRank }, seed })
-    return s2ft({ ...(ratios && { ratios }), seed })
-  }
+  if (method === 's2ft') return s2ftMethod(settings, avoid)
   if (method === 'galore') {
     return galore(
       given({

@@ -62,8 +62,13 @@ export class TrainReport {
     const { device, dtype } = model
     this.out.event({ ...event, trainableShare: share, device, dtype })
     this.out.line(
-      `trainable      ${grouped(event.trainableParameters)} of ${grouped(model.parameters)} parameters (${percent(share)})`,
+      `trainable      ${grouped(event.trainableParameters)} of ${grouped(model.parameters)} parameters (${percent(share)}), ` +
+        `as many as LoRA of rank ${Number(event.equalLoraRank.toPrecision(3))} on all linear layers`,
     )
+    const modules = Object.entries(event.trainableByModule).map(
+      ([module, count]) => `${module} ${grouped(count)} (${percent(count / model.parameters)})`,
+    )
+    this.out.line(`by module      ${modules.join(', ')}`)
     const parts = (
       ['weights', 'trainable', 'optimizer', 'activations', 'workspace', 'process'] as const
     )

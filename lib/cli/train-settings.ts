@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import { Option } from 'commander'
 import { methodSettings } from './method-settings.js'
-import { byteCount, integer, number, oneOf } from './parse.js'
+import { byteCount, collect, integer, number, oneOf } from './parse.js'
 
 /** How a setting is written and read. Flags are the kebab-case form of `key`. */
 export interface Setting {
@@ -19,6 +19,8 @@ export interface Setting {
   read?: (text: string) => unknown
   /** The value may be left out: then it is `true`. */
   optionalValue?: boolean
+  /** May be given several times: the values make a list. */
+  repeatable?: boolean
 }
 
 const text = (value: string) => value
@@ -266,7 +268,8 @@ export function kebab(key: string): string {
 
 /** Adds the settings as options, grouped in help. */
 export function addSettings(command: Command, settings: readonly Setting[]): void {
-  for (const { key, value, short, description, fallback, group, read, optionalValue } of settings) {
+  for (const setting of settings) {
+    const { key, value, short, description, fallback, group, read, optionalValue } = setting
     const dashed = fallback === true ? `no-${kebab(key)}` : kebab(key)
     const wanted = value === undefined ? '' : optionalValue ? ` [${value}]` : ` <${value}>`
     const shown =
@@ -274,7 +277,8 @@ export function addSettings(command: Command, settings: readonly Setting[]): voi
     const about = fallback === true ? `do not ${description}` : description
     const option = new Option(`${short ? `-${short}, ` : ''}--${dashed}${wanted}`, about + shown)
     option.helpGroup(`${group}:`)
-    if (read) option.argParser(read)
+    if (setting.repeatable) option.argParser(collect)
+    else if (read) option.argParser(read)
     command.addOption(option)
   }
 }

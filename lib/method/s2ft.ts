@@ -57,9 +57,8 @@ const schema = z.strictObject({
 const DEFAULT_RATIOS = { o: 0.03, down: 0.03 }
 const DEFAULT_SHARE = 0.01
 /**
- * The paper's comparison of strategies found channels of small activations (alone, or times the
- * weight) the best; weights and gradients did no better than chance either way round, so that
- * theirs is what such scores usually mean.
+ * The paper's comparison of strategies found channels of small activations, alone or times the
+ * weight, the best. For weights and gradients it is what such scores usually mean.
  */
 const DEFAULT_ORDER: Record<Exclude<SelectionStrategy, 'random'>, SelectionOrder> = {
   weight: 'largest',

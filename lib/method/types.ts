@@ -44,8 +44,7 @@ export interface S2ftOptions {
   selection?: SelectionStrategy
   /**
    * Which end of the ranking trains. Default: `smallest` for activation and weight-activation, which
-   * the paper's comparison of strategies found the best; `largest` for weight and gradient, of
-   * which neither order did better than chance there.
+   * the paper's comparison of strategies found the best; `largest` for weight and gradient.
    */
   order?: SelectionOrder
   /**

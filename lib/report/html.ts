@@ -1,5 +1,6 @@
 // A report as one HTML file that needs no net, no server and no script: text, tables, figures.
 import { type DotPlot, dotPlot } from './dot-plot.js'
+import { type GridPlot, gridPlot } from './grid-plot.js'
 import { type BarPlot, barPlot, type LinePlot, linePlot } from './plots.js'
 
 /** What a section shows, in this order. */
@@ -10,6 +11,7 @@ export type Block =
   | { kind: 'table'; table: Table }
   | { kind: 'bars'; plot: BarPlot }
   | { kind: 'dots'; plot: DotPlot }
+  | { kind: 'grid'; plot: GridPlot }
   | { kind: 'lines'; plot: LinePlot }
 
 export interface Table {
@@ -105,6 +107,8 @@ async function blockHtml(block: Block): Promise<string> {
       return figureHtml(block.plot.title, block.plot.description, await barPlot(block.plot))
     case 'dots':
       return figureHtml(block.plot.title, block.plot.description, await dotPlot(block.plot))
+    case 'grid':
+      return figureHtml(block.plot.title, block.plot.description, await gridPlot(block.plot))
     case 'lines':
       return figureHtml(block.plot.title, block.plot.description, await linePlot(block.plot))
   }

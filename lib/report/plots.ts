@@ -102,7 +102,7 @@ export async function loadPlotting(): Promise<{ vega: Vega; lite: VegaLite }> {
   }
 }
 
-/** The drawn plot as SVG text. */
+/** As SVG text. Throws UNSUPPORTED as loadPlotting does. */
 export async function draw(spec: TopLevelSpec): Promise<string> {
   const { vega, lite } = await loadPlotting()
   const view = new vega.View(vega.parse(lite.compile(spec).spec), { renderer: 'none' })

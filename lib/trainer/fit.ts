@@ -1,8 +1,9 @@
 // A whole training run, as a stream of events.
 import { S2FTError } from '../errors.js'
 import { calibrationShare } from '../method/types.js'
-import type { NativeMemoryPlan, NativeParameter } from '../native/binding.js'
+import type { NativeMemoryPlan } from '../native/binding.js'
 import { RunBatches } from './batches.js'
+import { trainingBudget } from './budget.js'
 import { adapterFingerprint, dataFingerprint, prepareData, requirePrompts } from './data.js'
 import { availableMemory } from './memory.js'
 import { RunFiles } from './run-files.js'
@@ -21,13 +22,6 @@ import type { FitOptions, PlanEvent, TrainEvent, TrainingData } from './types.js
 
 function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(2)} GB`
-}
-
-function countOf(parameters: readonly NativeParameter[]): number {
-  return parameters.reduce(
-    (sum, { shape }) => sum + shape.reduce((product, length) => product * length, 1),
-    0,
-  )
 }
 
 /** Throws OUT_OF_MEMORY with the plan's parts when the peak does not fit. */
@@ -142,8 +136,7 @@ export async function* fitRun(
     type: 'plan',
     ...plan,
     available,
-    // GaLore trains all weights; its parameters are their projections.
-    trainableParameters: settings.method.kind === 'galore' ? model.parameters : countOf(parameters),
+    ...trainingBudget(model, settings.method, parameters),
     totalSteps,
     stepsPerEpoch: batches.stepsPerEpoch,
     samples: samples.length,

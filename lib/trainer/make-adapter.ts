@@ -42,7 +42,7 @@ function s2ftAdapter(
     tensors.set(indexName(module), { dtype: 'I32', shape: [index.length], data: index })
     return { module, axis: kind, count: index.length }
   })
-  const { heads, kvHeads, headDim, intermediateSize } = session.model.config.native
+  const { layers, heads, kvHeads, headDim, intermediateSize } = session.model.config.native
   return new Adapter(
     {
       type: 's2ft',
@@ -51,7 +51,7 @@ function s2ftAdapter(
       slices,
       selection: selectionOf(method),
       seed: method.seed,
-      units: { heads, kv_heads: kvHeads, head_dim: headDim, channels: intermediateSize },
+      units: { layers, heads, kv_heads: kvHeads, head_dim: headDim, channels: intermediateSize },
     },
     tensors,
   )

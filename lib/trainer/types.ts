@@ -4,6 +4,9 @@ import type { Dataset, EncodeDatasetOptions } from '../data/index.js'
 import type { Method } from '../method/types.js'
 import type { SampleInput } from '../model/types.js'
 import type { NativeMemoryPlan, Recompute } from '../native/binding.js'
+import type { TrainingBudget } from './budget.js'
+
+export type { TrainingBudget }
 
 export type SchedulerName = 'linear' | 'cosine' | 'constant'
 
@@ -89,11 +92,10 @@ export interface StepResult {
   inputTokens: number
 }
 
-export interface PlanEvent extends NativeMemoryPlan {
+export interface PlanEvent extends NativeMemoryPlan, TrainingBudget {
   type: 'plan'
   /** Bytes that the process may hold in total. */
   available: number
-  trainableParameters: number
   totalSteps: number
   stepsPerEpoch: number
   samples: number

@@ -285,7 +285,7 @@ describe('training', () => {
         ratios: small,
       },
       seed: 4,
-      units: { heads: 4, kv_heads: 2, head_dim: 8, channels: 53 },
+      units: { layers: 2, heads: 4, kv_heads: 2, head_dim: 8, channels: 53 },
     })
     const found = unitsOf(loaded, model.config.native)
     expect(found.map(({ o, down }) => [o?.length ?? 0, down?.length ?? 0])).toEqual([

@@ -40,6 +40,27 @@ describe('values', () => {
     })
   })
 
+  test('how units are chosen: names, weights, one directory or several', () => {
+    const text = [
+      'selection: weight-activation',
+      'selection-order: smallest',
+      'calibrationShare: 0.05',
+      'allocation: [1, 2, 0.5]',
+      'avoid: [out/math, "with, comma"]',
+    ]
+    expect(read(text.join('\n'))).toEqual({
+      selection: 'weight-activation',
+      selectionOrder: 'smallest',
+      calibrationShare: 0.05,
+      allocation: [1, 2, 0.5],
+      avoid: ['out/math', 'with, comma'],
+    })
+    expect(read('allocation: one-random-layer\navoid: out')).toEqual({
+      allocation: 'one-random-layer',
+      avoid: ['out'],
+    })
+  })
+
   test('a ratio may be written as the flag writes it', () => {
     expect(read('ratios: down=0.03,o=0.1')).toEqual({ ratios: { down: 0.03, o: 0.1 } })
   })
@@ -58,6 +79,7 @@ describe('complaints name file, line and key', () => {
     ['bad number', 'batchSize: many', /:1: setting 'batchSize': expected a whole number/],
     ['boolean for a number', 'batchSize: true', /:1: setting 'batchSize': expected <n>/],
     ['number for a switch', 'shuffle: 3', /:1: setting 'shuffle': expected true or false/],
+    ['map for a list', 'avoid: { a: b }', /:1: setting 'avoid': expected a list/],
     ['nested', 'ratios: { down: { a: 1 } }', /:1: setting 'ratios': expected a value/],
     ['a list', '- a\n- b', /:1: expected settings/],
     ['no YAML', 'a: [1\nb: 2', /:\d: /],

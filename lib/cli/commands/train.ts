@@ -49,7 +49,8 @@ async function encode(
 async function run(settings: TrainSettings, common: CommonOptions, out: Output): Promise<void> {
   const { methodOf, trainerOptions } = await import('../train-options.js')
   const { TrainReport } = await import('../train-report.js')
-  const method = methodOf(settings)
+  const { avoidedAdapters } = await import('../selection-options.js')
+  const method = methodOf(settings, await avoidedAdapters(settings))
   const resume = settings.resume ?? false
   await refuseForeignDirectory(settings.output, settings.overwriteOutputDir === true)
   const { Trainer } = await import('../../index.js')
