@@ -7,7 +7,9 @@ export type {
   LoraAdapterInfo,
   LoreftAdapterInfo,
   S2ftAdapterInfo,
+  S2ftSelection,
   S2ftSlice,
+  S2ftUnits,
   SparseAdapterInfo,
   Tensor,
 } from './adapter/types.js'
