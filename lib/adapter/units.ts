@@ -1,4 +1,5 @@
 // Which heads and channels an S²FT adapter trains, read from its rows and columns.
+import { S2FTError } from '../errors.js'
 import { type MODULE_KINDS, parseModule } from '../model/modules.js'
 import type { Adapter } from './adapter.js'
 import { indexName } from './s2ft-format.js'
@@ -15,8 +16,28 @@ export interface ChosenUnits {
   chosen: number[]
 }
 
-/** By slice; empty for other adapters. */
-export function chosenUnits({ info, tensors }: Adapter): ChosenUnits[] {
+/**
+ * By slice; empty for other adapters. Throws CORRUPT_FILE for a layer or an index beyond the sizes
+ * that the adapter records.
+ */
+export function chosenUnits(adapter: Adapter): ChosenUnits[] {
+  const { units } = adapter.info.type === 's2ft' ? adapter.info : {}
+  const found = slicesOf(adapter)
+  const outside = found.find(
+    ({ layer, of, chosen }) => units && (layer >= units.layers || chosen.at(-1)! >= of!),
+  )
+  if (outside) {
+    const { module, unit, of, chosen } = outside
+    throw new S2FTError(
+      'CORRUPT_FILE',
+      `adapter: units: expected ${module} within ${units!.layers} layers of ${of} ${unit}s, found ` +
+        `${unit} ${chosen.at(-1)}`,
+    )
+  }
+  return found
+}
+
+function slicesOf({ info, tensors }: Adapter): ChosenUnits[] {
   if (info.type !== 's2ft') return []
   const { units } = info
   return info.slices.map(({ module, axis }) => {

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { chosenUnits } from '../../lib/adapter/units.js'
 import {
   Adapter,
   lora,
@@ -18,6 +19,7 @@ import { allocateUnits, layerWeights } from '../../lib/method/allocation.js'
 import { resolveMethod } from '../../lib/method/index.js'
 import { moduleName, moduleShape, SLICE_AXIS, unitCount } from '../../lib/model/modules.js'
 import type { LayerSelection, NativeModelConfig } from '../../lib/native/binding.js'
+import { changedAdapter } from '../support/adapters.js'
 import { temporaryDirectory } from '../support/directories.js'
 import { expectedTensor, goldenRoot, loadGolden } from '../support/golden.js'
 import { rejection } from '../support/rejection.js'
@@ -292,6 +294,13 @@ describe('training', () => {
       [1, 3],
       [1, 7],
     ])
+    for (const units of [
+      { layers: 1, heads: 4, kv_heads: 2, head_dim: 8, channels: 53 },
+      { layers: 2, heads: 4, kv_heads: 2, head_dim: 8, channels: 1 },
+    ]) {
+      const wrong = await changedAdapter(folder, { units }, {})
+      expect((await rejection(() => chosenUnits(wrong))).code).toBe('CORRUPT_FILE')
+    }
     const budget = await train({ budget: { loraRank: 1 } })
     expect(budget.info).toMatchObject({
       selection: { strategy: 'random', allocation: 'uniform', lora_rank: 1 },
