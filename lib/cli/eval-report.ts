@@ -1,7 +1,7 @@
 // Tells the results of an evaluation: one object at the end, or tables.
 import { meanInterval } from '../eval/interval.js'
 import type { EvalResult, MmluResult } from '../eval/types.js'
-import { percent } from '../report/format.js'
+import { percent, interval as range } from '../report/format.js'
 import type { Output } from './output.js'
 import { table } from './table.js'
 
@@ -20,8 +20,6 @@ interface About {
 
 type Measured = Exclude<EvalResult, { task: 'mt-bench' }>
 
-const range = ([low, high]: [number, number], show: (value: number) => string) =>
-  `[${show(low)}, ${show(high)}]`
 const nats = (value: number) => value.toFixed(4)
 
 /** One file: its result. Several: a `task` object each, then the mean over them. */

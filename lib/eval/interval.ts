@@ -22,7 +22,8 @@ export function wilsonInterval(successes: number, count: number): [number, numbe
 /**
  * Interval of the mean loss per token, Σ lossSum / Σ tokens, over samples.
  * Tokens of one sample go together, so the variance is that of a ratio estimator with the
- * sample as the unit, not that of independent tokens.
+ * sample as the unit, not that of independent tokens. One sample says nothing of the spread: its
+ * interval has no bounds.
  */
 export function meanLossInterval(
   samples: readonly { lossSum: number; tokens: number }[],
@@ -30,7 +31,7 @@ export function meanLossInterval(
   const n = samples.length
   const tokens = samples.reduce((sum, s) => sum + s.tokens, 0)
   const mean = samples.reduce((sum, s) => sum + s.lossSum, 0) / tokens
-  if (n < 2) return [mean, mean]
+  if (n < 2) return [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY]
   const squares = samples.reduce((sum, s) => sum + (s.lossSum - mean * s.tokens) ** 2, 0)
   const error = Math.sqrt((n / (n - 1)) * squares) / tokens
   return [mean - Z95 * error, mean + Z95 * error]

@@ -47,6 +47,14 @@ export function between(
   return range ? range.map((value) => format(value)).join('-') : missing
 }
 
+/** `[1.90, 1.95]`: the ends of an interval; `-` where nothing bounds it. */
+export function interval(
+  ends: readonly [number, number],
+  format: (value: number) => string,
+): string {
+  return ends.every(Number.isFinite) ? `[${ends.map(format).join(', ')}]` : missing
+}
+
 /** `1h 02m`, `3m 05s`, `42s`. */
 export function duration(seconds: number): string {
   if (!Number.isFinite(seconds)) return '?'

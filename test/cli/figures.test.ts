@@ -8,7 +8,7 @@ import { ratio, summarise } from '../../lib/bench/summary.js'
 import { byteCount } from '../../lib/cli/parse.js'
 import { nearest } from '../../lib/cli/suggest.js'
 import { meanLossInterval, wilsonInterval } from '../../lib/eval/interval.js'
-import { bytes, duration, percent } from '../../lib/report/format.js'
+import { bytes, duration, interval, percent } from '../../lib/report/format.js'
 
 describe('intervals', () => {
   // Wilson's score interval, worked by hand from its formula.
@@ -45,6 +45,14 @@ describe('intervals', () => {
     // Two samples: standard error sqrt(2 / 1 * 2) / 2 = 1.
     expect(low).toBeCloseTo(2 - 1.96, 3)
     expect(high).toBeCloseTo(2 + 1.96, 3)
+  })
+
+  test('one sample tells no spread: nothing bounds its loss', () => {
+    const bounds = meanLossInterval([{ lossSum: 3, tokens: 2 }])
+    expect(bounds).toEqual([-Infinity, Infinity])
+    const show = (value: number) => value.toFixed(2)
+    expect(interval(bounds, show)).toBe('-')
+    expect(interval([1, 2.345], show)).toBe('[1.00, 2.35]')
   })
 })
 

@@ -29,6 +29,13 @@ describe("McNemar's exact test", () => {
   })
 })
 
+test('neither one pair of losses nor a mean over such a task is bounded', () => {
+  const one = pairedLoss([{ lossA: 3, lossB: 2, tokens: 4 }])
+  expect(one).toEqual({ value: -0.25, interval: [-Infinity, Infinity] })
+  const mean = meanInterval([one, { value: 1, interval: [0, 2] }])
+  expect(mean.interval).toEqual([-Infinity, Infinity])
+})
+
 describe('paired difference of accuracies', () => {
   test('the formula, worked out', () => {
     const { value, interval } = pairedDifference(answers(3, 12, 50, 35))

@@ -1,6 +1,7 @@
 // s2ft compare: the difference between two evaluations of the same data, sample by sample.
 import type { Command } from 'commander'
 import type { Comparison } from '../../eval/compare.js'
+import { interval as range } from '../../report/format.js'
 import { makeCommand } from '../common.js'
 import type { Output } from '../output.js'
 import { table } from '../table.js'
@@ -41,8 +42,6 @@ export function compareCommand(): Command {
 
 const points = (value: number) => `${value < 0 ? '' : '+'}${(100 * value).toFixed(1)}`
 const nats = (value: number) => `${value < 0 ? '' : '+'}${value.toFixed(4)}`
-const range = ([low, high]: [number, number], show: (value: number) => string) =>
-  `[${show(low)}, ${show(high)}]`
 
 function print(
   out: Output,
