@@ -22,8 +22,6 @@ import { interruptSignal, loadModel } from './load.js'
 import type { Output } from './output.js'
 import { Progress } from './progress.js'
 
-const INTERRUPTED = 130
-
 /** A data file that was read, and how its samples are kept as lines. */
 interface Part {
   file: string
@@ -122,7 +120,7 @@ export async function runEvaluation(options: EvalCommandOptions, out: Output): P
         ? 'stopped'
         : `stopped; the same command with --resume continues ${options.output}`,
     )
-    process.exitCode = INTERRUPTED
+    process.exitCode = interrupt.status
   } finally {
     interrupt.stop()
     results?.close()

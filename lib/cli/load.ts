@@ -20,11 +20,24 @@ export async function loadModel(
   }
 }
 
+const SIGINT = 130
+const SIGTERM = 143
+
+/** What stops a command early. */
+export interface Interrupt {
+  signal: AbortSignal
+  /** Exit status of a command that was stopped. */
+  readonly status: number
+  stop(): void
+}
+
 /** A signal that the first Ctrl-C (or SIGTERM) aborts; the second ends the process at once. */
-export function interruptSignal(onFirst: () => void): { signal: AbortSignal; stop(): void } {
+export function interruptSignal(onFirst: () => void): Interrupt {
   const controller = new AbortController()
+  let status = SIGINT
   const handler = (name: NodeJS.Signals) => {
-    if (controller.signal.aborted) process.exit(name === 'SIGTERM' ? 143 : 130)
+    status = name === 'SIGTERM' ? SIGTERM : SIGINT
+    if (controller.signal.aborted) process.exit(status)
     controller.abort()
     onFirst()
   }
@@ -32,6 +45,9 @@ export function interruptSignal(onFirst: () => void): { signal: AbortSignal; sto
   process.on('SIGTERM', handler)
   return {
     signal: controller.signal,
+    get status() {
+      return status
+    },
     stop: () => {
       process.off('SIGINT', handler)
       process.off('SIGTERM', handler)

@@ -29,7 +29,7 @@ export interface FusionCase {
   /** What the adapters are. */
   family: string
   seed: number
-  parts: readonly { track: Track; weight: number; adapter: string }[]
+  parts: readonly { track: Track; weight: number; learningRate: number; adapter: string }[]
 }
 
 export type StudyCase = BaseCase | TrainCase | FusionCase
@@ -46,7 +46,8 @@ export function caseKey(spec: StudyCase): string {
     }
     case 'fusion': {
       const parts = spec.parts.map(({ track, weight }) => `${track} ${weight}`)
-      return `fusion ${spec.family} ${parts.join(' + ')} seed ${spec.seed}`
+      const rates = spec.parts.map(({ learningRate }) => learningRate)
+      return `fusion ${spec.family} ${parts.join(' + ')} rates ${rates.join(' ')} seed ${spec.seed}`
     }
   }
 }

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import {
   type DataRow,
+  type EncodedChoice,
   type EncodedSample,
   encodeChoice,
   encodePrompt,
@@ -24,12 +25,6 @@ const template = 'alpaca' as const
 /** Stream of the permutations. */
 const ROWS = 0x57d1
 
-/** A multiple-choice item: one sequence an option. */
-export interface ChoiceItem {
-  options: EncodedSample[]
-  gold: number
-}
-
 /** A question to answer by generation. */
 export interface AnswerItem {
   tokens: Int32Array
@@ -39,7 +34,7 @@ export interface AnswerItem {
 /** The encoded items of one test set, by how they are scored. */
 export interface TestItems {
   loss?: EncodedSample[]
-  choice?: ChoiceItem[]
+  choice?: EncodedChoice[]
   answer?: AnswerItem[]
 }
 
@@ -87,9 +82,9 @@ class Encoder {
     return sample && this.fits(sample.tokens) && trainedTokens(sample) > 0 ? sample : undefined
   }
 
-  private choice = (row: DataRow): ChoiceItem | undefined => {
-    const { options, gold } = encodeChoice(row, this.tokenizer, { template })
-    return options.every(({ tokens }) => this.fits(tokens)) ? { options, gold } : undefined
+  private choice = (row: DataRow): EncodedChoice | undefined => {
+    const question = encodeChoice(row, this.tokenizer, { template })
+    return question.options.every(({ tokens }) => this.fits(tokens)) ? question : undefined
   }
 
   private answer = (row: DataRow): AnswerItem | undefined => {

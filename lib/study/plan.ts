@@ -194,8 +194,8 @@ class Planner {
             case: {
               ...{ kind: 'fusion', family, seed },
               parts: [
-                { track: 'math', weight: first, adapter: caseKey(math) },
-                { track: 'commonsense', weight: second, adapter: caseKey(other) },
+                { ...partOf(math), weight: first },
+                { ...partOf(other), weight: second },
               ],
             },
           }
@@ -203,6 +203,10 @@ class Planner {
       }
     }
   }
+}
+
+function partOf(run: TrainCase) {
+  return { track: run.track, learningRate: run.learningRate, adapter: caseKey(run) }
 }
 
 /** Of the math and the commonsense adapter. Those alone are the same, disjoint or not, for math. */

@@ -71,7 +71,7 @@ function setNames(track: Track): string[] {
 
 async function base({ track }: BaseCase, model: Model, context: CaseContext): Promise<Computed> {
   const { data, settings, signal } = context
-  const how = { generate: true, together: true, signal }
+  const how = { generate: true, signal }
   return {
     ...untrained,
     scores: await scoreSets(model, data.tests, setNames(track), settings, how),
@@ -145,14 +145,13 @@ async function fit(
 
 async function trainedScores(
   model: Model,
-  { track, variant, on }: TrainCase,
+  { track, on }: TrainCase,
   { data, settings, signal }: CaseContext,
 ): Promise<CaseLine['scores']> {
   if (on === 'validation') {
     return { validation: { loss: await scoreLoss(model, data.validation[track], signal) } }
   }
-  const together = variantNamed(variant, settings).needsPrompt !== true
-  const how = { generate: on === 'answers', together, signal }
+  const how = { generate: on === 'answers', signal }
   return scoreSets(model, data.tests, setNames(track), settings, how)
 }
 
@@ -164,7 +163,7 @@ async function fused(spec: FusionCase, model: Model, context: CaseContext): Prom
     await model.fuse(scaledAdapter(loaded, weight))
   }
   const names = tracks.flatMap((track) => testSets[track].map(({ name }) => name))
-  const how = { generate: false, together: true, signal }
+  const how = { generate: false, signal }
   const scores = await scoreSets(model, data.tests, names, settings, how)
   return { ...untrained, trainable: null, scores }
 }

@@ -1,10 +1,15 @@
 // Scores a model on the study's test sets, item by item, so that methods can be compared in pairs.
-
-import { commonPrefix } from '../data/encode-row.js'
-import { type EncodedSample, isCorrect, pickOption, trainedTokens } from '../data/index.js'
+import {
+  type EncodedChoice,
+  type EncodedSample,
+  isCorrect,
+  pickOption,
+  trainedTokens,
+} from '../data/index.js'
 import { S2FTError } from '../errors.js'
+import { scoreOptions } from '../eval/score-options.js'
 import type { Model } from '../model/model.js'
-import type { AnswerItem, ChoiceItem, TestItems } from './data.js'
+import type { AnswerItem, TestItems } from './data.js'
 import type { StudySettings } from './settings.js'
 import type { Quantity } from './tracks.js'
 
@@ -47,45 +52,24 @@ export async function scoreLoss(
   return losses
 }
 
-/**
- * Log-probabilities of the options up to a constant. Options that differ in their last token alone
- * take one forward pass `together`, others one each.
- */
-async function optionScores(
-  model: Model,
-  options: readonly EncodedSample[],
-  together: boolean,
-): Promise<number[]> {
-  const [first] = options
-  const end = first!.tokens.length - 1
-  const same = options.every(
-    ({ tokens }) => tokens.length === end + 1 && commonPrefix(tokens, first!.tokens) >= end,
-  )
-  if (together && same && end > 0) {
-    const logits = await model.logits(first!.tokens.subarray(0, end))
-    const vocabulary = logits.length / end
-    const last = logits.subarray((end - 1) * vocabulary)
-    return options.map(({ tokens }) => last[tokens[end]!]!)
-  }
-  const rows = await model.scoreBatch(options)
-  return rows.map((row) => row.reduce((sum, value) => sum + value, 0))
-}
-
 /** Whether the likeliest option is right, and -log of the right one's share of the options. */
 export async function scoreChoice(
   model: Model,
-  items: readonly ChoiceItem[],
-  { together, signal }: { together: boolean; signal?: AbortSignal | undefined },
+  items: readonly EncodedChoice[],
+  signal?: AbortSignal,
 ): Promise<{ chosen: number[]; choiceLoss: number[] }> {
   const chosen: number[] = []
   const choiceLoss: number[] = []
-  for (const { options, gold } of items) {
+  for (let start = 0; start < items.length; start += BATCH) {
     requireGoing(signal)
-    const scores = await optionScores(model, options, together)
-    const best = Math.max(...scores)
-    const sum = scores.reduce((total, score) => total + Math.exp(score - best), 0)
-    chosen.push(pickOption(scores) === gold ? 1 : 0)
-    choiceLoss.push(rounded(best + Math.log(sum) - scores[gold]!))
+    const questions = items.slice(start, start + BATCH)
+    for (const [k, scores] of (await scoreOptions(model, questions)).entries()) {
+      const { gold } = questions[k]!
+      const best = Math.max(...scores)
+      const sum = scores.reduce((total, score) => total + Math.exp(score - best), 0)
+      chosen.push(pickOption(scores) === gold ? 1 : 0)
+      choiceLoss.push(rounded(best + Math.log(sum) - scores[gold]!))
+    }
   }
   return { chosen, choiceLoss }
 }
@@ -108,8 +92,6 @@ async function scoreAnswers(
 export interface ScoreOptions {
   /** Also what needs generation. */
   generate: boolean
-  /** A model whose computation depends on where the prompt ends cannot score options together. */
-  together: boolean
   signal?: AbortSignal | undefined
 }
 
@@ -119,7 +101,7 @@ export async function scoreSets(
   tests: ReadonlyMap<string, TestItems>,
   names: readonly string[],
   settings: StudySettings,
-  { generate, together, signal }: ScoreOptions,
+  { generate, signal }: ScoreOptions,
 ): Promise<Scores> {
   const scores: Scores = {}
   // All sets' questions are answered together, so that slots stay filled.
@@ -128,7 +110,7 @@ export async function scoreSets(
     const { loss, choice, answer } = tests.get(name)!
     const found: SetScores = {}
     if (loss) found.loss = await scoreLoss(model, loss, signal)
-    if (choice) Object.assign(found, await scoreChoice(model, choice, { together, signal }))
+    if (choice) Object.assign(found, await scoreChoice(model, choice, signal))
     scores[name] = found
     if (answer && generate) asked.push({ name, items: answer })
   }
@@ -139,10 +121,6 @@ export async function scoreSets(
     for (const { name, items } of asked) {
       scores[name]!.answered = right.slice(at, (at += items.length))
     }
-  }
-  for (const [name, found] of Object.entries(scores)) {
-    const broken = Object.values(found).some((values) => !values.every(Number.isFinite))
-    if (broken) throw new S2FTError('NOT_FINITE', `${name}: the model's scores are not finite`)
   }
   return scores
 }

@@ -24,8 +24,6 @@ export interface Variant {
   about?: string
   /** Where the search for a learning rate begins; variations take that of `s2ft`. */
   rate?: number
-  /** What it computes depends on where a prompt ends, which samples tell by their labels. */
-  needsPrompt?: boolean
   method: (context: MethodContext) => Method
 }
 
@@ -50,15 +48,6 @@ function sparseShare({ config, settings }: MethodContext): number {
   const sizes = MODULE_KINDS.map((kind) => moduleShape(config, kind).reduce((a, b) => a * b, 1))
   const all = sizes.reduce((sum, size) => sum + size, 0)
   return Math.min(1, loraSize(config, settings.rank) / all)
-}
-
-/** LoReFT's, where this version of the package has it. */
-function loreft(context: MethodContext): Method {
-  const make = (methods as Record<string, unknown>).loreft
-  if (typeof make !== 'function') {
-    throw new S2FTError('UNSUPPORTED', 'loreft is not in this version of s2ft')
-  }
-  return make({ r: 4, seed: context.seed }) as Method
 }
 
 /** The paper's table: every method over one engine. */
@@ -88,8 +77,7 @@ export function methodVariants(settings: StudySettings): Variant[] {
       name: 'loreft',
       about: 'rank 4 on the hidden states',
       rate: 3e-3,
-      needsPrompt: true,
-      method: loreft,
+      method: ({ seed }) => methods.loreft({ r: 4, seed }),
     },
     ...settings.masks.map(
       (selection): Variant => ({

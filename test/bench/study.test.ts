@@ -3,7 +3,8 @@ import { spawn } from 'node:child_process'
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { type Adapter, lora, Model, s2ft, Trainer } from '../../lib/index.js'
+import { type Adapter, lora, loreft, Model, s2ft, Trainer } from '../../lib/index.js'
+import { caseKey, type FusionCase } from '../../lib/study/cases.js'
 import { loadStudyData, studyFiles } from '../../lib/study/data.js'
 import { scaledAdapter } from '../../lib/study/fusion.js'
 import type { CaseLine, FailureLine } from '../../lib/study/lines.js'
@@ -93,6 +94,21 @@ describe('the command', () => {
     expect(lines(output)).toHaveLength(before)
   })
 
+  test('Ctrl-C ends with status 130 and a report of what is done', async () => {
+    const output = join(temporaryDirectory(), 'interrupted')
+    const child = spawn(process.execPath, [mainScript, ...study(output, ...few, '--json')])
+    let out = ''
+    child.stdout.on('data', (chunk) => {
+      out += chunk
+      if (!child.killed && out.includes('"type":"case"')) child.kill('SIGINT')
+    })
+    const status = await new Promise((resolve) => child.on('close', resolve))
+    expect(status).toBe(130)
+    expect(JSON.parse(out.trim().split('\n').at(-1)!)).toEqual({ type: 'interrupted', output })
+    expect(cases(output).length).toBeLessThan(cases(whole).length)
+    expect(readFileSync(join(output, 'study.md'), 'utf8')).toContain('## What was run')
+  })
+
   test('begins no case when time is up, and says what is left', () => {
     const output = join(temporaryDirectory(), 'short')
     const ran = run(study(output, ...few, '--minutes', '0.000001', '--json'))
@@ -113,7 +129,16 @@ describe('the command', () => {
     for (const { code } of failures) expect(code).toMatch(/UNSUPPORTED|INVALID_ARGUMENT/)
     const known = new Set(cases(output).map(({ key }) => key.replace(/ rate.*/, '')))
     for (const track of ['math', 'commonsense']) {
-      for (const method of ['s2ft', 'lora', 'dora', 'sparse random', 'lisa', 'galore', 'full']) {
+      for (const method of [
+        's2ft',
+        'lora',
+        'dora',
+        'loreft',
+        'sparse random',
+        'lisa',
+        'galore',
+        'full',
+      ]) {
         expect(known).toContain(`${track} ${method}`)
       }
     }
@@ -168,31 +193,51 @@ describe('scores', () => {
       expect(losses[i]).toBeCloseTo((await model.loss([sample])).loss, 4)
     }
     const scores = await scoreSets(model, tests, ['gsm8k', 'boolq', 'text'], settings, {
-      ...{ generate: true, together: true },
+      generate: true,
     })
     expect(scores.gsm8k!.answered).toHaveLength(1)
     expect(scores.boolq!.choiceLoss).toHaveLength(3)
     expect(scores.text!.loss).toHaveLength(2)
   })
 
-  test('of options scored together are those of options scored one by one', async () => {
+  // LoReFT's forward pass depends on where a prompt ends.
+  test.each([
+    ['the base', undefined],
+    ['LoReFT', loreft({ r: 2 })],
+  ])('of options are those of options scored one by one, by %s', async (_, method) => {
     await using model = await Model.load(tinyModel, { dtype: 'f32' })
-    const { tests } = await loadStudyData(data, await model.tokenizer(), settings)
+    const { tests, train } = await loadStudyData(data, await model.tokenizer(), settings)
+    if (method) {
+      await using trainer = new Trainer(model, { method, learningRate: 1e-2 })
+      for (let i = 0; i < 3; i++) await trainer.step(train.math)
+      await model.fuse(await trainer.adapter())
+    }
     for (const name of ['boolq', 'ARC-Easy', 'mmlu']) {
       const items = tests.get(name)!.choice!
-      const together = await scoreChoice(model, items, { together: true })
-      const single = await scoreChoice(model, items, { together: false })
-      expect(together.chosen).toEqual(single.chosen)
-      for (const [i, loss] of together.choiceLoss.entries()) {
-        expect(loss).toBeCloseTo(single.choiceLoss[i]!, 4)
-        // A uniform guess among k options costs log k.
-        expect(Math.exp(-loss)).toBeLessThanOrEqual(1)
+      const { chosen, choiceLoss } = await scoreChoice(model, items)
+      for (const [i, { options, gold }] of items.entries()) {
+        const logProbs: number[] = []
+        for (const option of options) {
+          const [row] = await model.scoreBatch([option])
+          logProbs.push(row!.reduce((sum, value) => sum + value, 0))
+        }
+        const total = logProbs.reduce((sum, value) => sum + Math.exp(value - logProbs[gold]!), 0)
+        expect(choiceLoss[i]).toBeCloseTo(Math.log(total), 4)
+        expect(chosen[i]).toBe(Math.max(...logProbs) === logProbs[gold] ? 1 : 0)
       }
     }
   })
 })
 
 describe('fusion and budgets', () => {
+  test('adapters of another learning rate make another case', () => {
+    const fusion = (learningRate: number): FusionCase => ({
+      ...{ kind: 'fusion', family: 'lora', seed: 0 },
+      parts: [{ track: 'math', weight: 1, learningRate, adapter: 'a' }],
+    })
+    expect(caseKey(fusion(1e-3))).not.toBe(caseKey(fusion(3e-3)))
+  })
+
   test.each([
     ['s2ft', s2ft({ budget: { loraRank: 2 } })],
     ['lora', lora({ r: 2 })],

@@ -95,6 +95,12 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     } finally {
       await writeReports(options, store, out)
     }
+  } catch (error) {
+    const cancelled = error instanceof S2FTError && error.code === 'CANCELLED'
+    if (!cancelled || !interrupt.signal.aborted) throw error
+    out.event({ type: 'interrupted', output: options.output })
+    process.exitCode = interrupt.status
+    return
   } finally {
     interrupt.stop()
   }

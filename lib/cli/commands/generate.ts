@@ -117,7 +117,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     const speed = { tokens: tokens.length, seconds, tokensPerSecond: tokens.length / seconds }
     out.event({ type: 'result', ...result, ...speed })
     out.line()
-    if (result.finishReason === 'abort') process.exitCode = 130
+    if (result.finishReason === 'abort') process.exitCode = interrupt.status
     break
   }
   interrupt.stop()

@@ -11,7 +11,6 @@ import type { TrainSettings } from '../train-options.js'
 import { addSettings, trainSettings } from '../train-settings.js'
 
 const DEFAULT_MAX_LENGTH = 1024
-const INTERRUPTED = 130
 
 export function trainCommand(): Command {
   return makeCommand<object>(
@@ -80,5 +79,5 @@ async function run(settings: TrainSettings, common: CommonOptions, out: Output):
     report.close()
     interrupt.stop()
   }
-  if (last?.type === 'interrupted') process.exitCode = INTERRUPTED
+  if (last?.type === 'interrupted') process.exitCode = interrupt.status
 }
