@@ -41,7 +41,7 @@ export type SampleTokenizer = ChatRenderer &
   >
 
 /** Block length of text files when no maxLength is given. */
-const DEFAULT_BLOCK = 1024
+export const DEFAULT_BLOCK = 1024
 
 /** How many leading ids two sequences share. */
 export function commonPrefix(a: ArrayLike<number>, b: ArrayLike<number>): number {

@@ -1,6 +1,7 @@
 // From checked rows to training samples, with a report of what was cut and left out.
 import { S2FTError } from '../errors.js'
 import {
+  DEFAULT_BLOCK,
   type EncodedSample,
   type EncodeRowOptions,
   encodeRow,
@@ -30,6 +31,15 @@ export interface EncodeReport {
 export interface EncodedDataset {
   samples: EncodedSample[]
   report: EncodeReport
+}
+
+/**
+ * Longest sequence when none is asked for: what a model of so many positions can take. A text file
+ * has no length of its own, so it is not cut into blocks of the model's whole context.
+ */
+export function defaultMaxLength({ rows }: Dataset, positions: number): number {
+  const text = rows.every((row) => row.kind === 'text' && row.document)
+  return text ? Math.min(DEFAULT_BLOCK, positions) : positions
 }
 
 /**

@@ -12,6 +12,7 @@ export {
 } from './answers.js'
 export { type Batch, type PackOptions, packBatches, sampleOrder } from './batches.js'
 export {
+  defaultMaxLength,
   describeReport,
   type EncodeDatasetOptions,
   type EncodedDataset,

@@ -1,5 +1,11 @@
 // Mean loss over the completions of a data set.
-import { type Dataset, describeReport, encodeDataset, trainedTokens } from '../data/index.js'
+import {
+  type Dataset,
+  defaultMaxLength,
+  describeReport,
+  encodeDataset,
+  trainedTokens,
+} from '../data/index.js'
 import type { Model } from '../model/model.js'
 import { meanLossInterval } from './interval.js'
 import type { EvalOptions, EvalSample, LossResult } from './types.js'
@@ -25,7 +31,11 @@ class RunningLoss implements Running {
   }
 }
 
-/** Scores every sample's trained tokens. Throws INVALID_DATA when nothing can be scored. */
+/**
+ * Scores every sample's trained tokens, of at most `maxLength` (default: as in training, what the
+ * model can take). Throws INVALID_DATA when nothing can be scored, NOT_FINITE for a
+ * model that answers with no numbers.
+ */
 export async function evaluateLoss(
   model: Model,
   dataset: Dataset,
@@ -33,7 +43,7 @@ export async function evaluateLoss(
 ): Promise<LossResult> {
   const { samples, report } = await encodeDataset(dataset, await model.tokenizer(), {
     template: options.template,
-    ...(options.maxLength && { maxLength: options.maxLength }),
+    maxLength: options.maxLength ?? defaultMaxLength(dataset, model.config.maxPositionEmbeddings),
   })
   for (const warning of describeReport(report)) options.onWarning?.(warning)
   // Neighbours of like length make batches of like cost.

@@ -23,7 +23,10 @@ function sharedSequence({ options }: EncodedChoice) {
   }
 }
 
-/** For each question, the summed log-probability of every option's scored tokens. */
+/**
+ * For each question, the summed log-probability of every option's scored tokens.
+ * Throws NOT_FINITE for a model that answers with no numbers.
+ */
 export async function scoreOptions(
   model: Model,
   questions: readonly EncodedChoice[],

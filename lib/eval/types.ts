@@ -10,13 +10,15 @@ export interface EvalOptions {
   batchSize: number
   /** Generated tokens at most (math; choice by generation; a turn of mt-bench). */
   maxNewTokens: number
-  /** Longest sample in tokens for `loss`: longer ones are cut and counted. Longest prompt for
-   * `mmlu`: examples are left out until it fits. */
+  /**
+   * Longest sample in tokens for `loss`: longer ones are cut and counted. Longest prompt for
+   * `mmlu`: examples are left out until it fits. Default: what the model can take.
+   */
   maxLength?: number
   signal?: AbortSignal
   /** Called after each batch with running figures. */
   onProgress?: (done: number, total: number, running: string) => void
-  /** Called before scoring, once for each kind of row that was cut or left out. */
+  /** Called once for each kind of row that was cut, left out or too long. */
   onWarning?: (warning: string) => void
   /** Called once a sample, in an order that the data and the options decide. */
   onSample?: (sample: EvalSample) => void
@@ -39,7 +41,7 @@ export interface LossResult {
   /** Mean negative log-likelihood a trained token, in nats. */
   loss: number
   perplexity: number
-  /** 95% interval of `loss`, samples taken as independent. */
+  /** 95% interval of `loss`, samples taken as independent; without bounds for one sample. */
   interval: [number, number]
   count: number
   tokens: number

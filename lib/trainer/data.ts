@@ -1,7 +1,7 @@
 // Training data as checked samples, and their fingerprint.
 import { createHash } from 'node:crypto'
 import type { Adapter } from '../adapter/adapter.js'
-import { type Dataset, describeReport, encodeDataset, packBatches } from '../data/index.js'
+import { defaultMaxLength, describeReport, encodeDataset, packBatches } from '../data/index.js'
 import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
 import { checkBatch, IGNORE, trainedTokens } from '../model/samples.js'
@@ -33,7 +33,9 @@ export async function prepareData(
   }
   const vocab = model.config.native.vocabSize
   if ('rows' in data) {
-    const options = { ...settings.encode, maxLength: maxLengthOf(model, data, settings) }
+    const maxLength =
+      settings.encode?.maxLength ?? defaultMaxLength(data, model.config.maxPositionEmbeddings)
+    const options = { ...settings.encode, maxLength }
     const { samples, report } = await encodeDataset(data, await model.tokenizer(), options)
     return { samples: checkBatch(samples, vocab, 'data'), warnings: describeReport(report) }
   }
@@ -62,20 +64,6 @@ export function requirePrompts(samples: readonly SourcedSample[], settings: Trai
     `${samples[at]!.source ?? `data[${at}]`}: expected a prompt (labels of -100 at the start), ` +
       'found none: LoReFT changes prompts only',
   )
-}
-
-/** Tokens of a block when a text file is cut up without a maxLength, as in the data layer. */
-const TEXT_BLOCK = 1024
-
-/**
- * Longest sequence: as asked for, else what the model can take. A text file has no length of its
- * own, so it is not cut into blocks of the model's whole context.
- */
-function maxLengthOf(model: Model, { rows }: Dataset, { encode }: TrainerSettings): number {
-  if (encode?.maxLength !== undefined) return encode.maxLength
-  const most = model.config.maxPositionEmbeddings
-  const text = rows.every((row) => row.kind === 'text' && row.document)
-  return text ? Math.min(TEXT_BLOCK, most) : most
 }
 
 /** Hash of every token and label in order: a resumed run must see the same data. */

@@ -92,7 +92,7 @@ export function evalCommand(): Command {
         .addOption(
           valued(
             '--max-length <tokens>',
-            'loss: longest sample; mmlu: longest prompt, reached by fewer examples',
+            'loss: longest sample; mmlu: longest prompt, reached by fewer examples (default: what the model can take)',
             integer({ min: 2 }),
           ),
         )
