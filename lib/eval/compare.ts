@@ -32,19 +32,29 @@ export interface LossComparison {
 
 export type Comparison = AccuracyComparison | LossComparison
 
+function isLoss({ lossSum, tokens }: Line): boolean {
+  return Number.isFinite(lossSum) && Number.isInteger(tokens) && (tokens as number) > 0
+}
+
 /** Samples by task, and by place in the task's file. Throws IO, INVALID_DATA. */
 function readTasks(file: string): Map<string, Map<number, Line>> {
   const byData = new Map<string, Map<number, Line>>()
   for (const [i, line] of readResults(file).lines.entries()) {
     const { data, index } = line
-    const measured = typeof line.correct === 'boolean' || Number.isFinite(line.lossSum)
+    const measured = typeof line.correct === 'boolean' || isLoss(line)
     if (typeof data !== 'string' || !Number.isInteger(index) || !measured) {
       throw new S2FTError(
         'INVALID_DATA',
-        `${file}:${i + 1}: expected a sample of s2ft eval --output with correct or lossSum, found ${show(line)}`,
+        `${file}:${i + 1}: expected a sample of s2ft eval --output with correct, or with lossSum and tokens, found ${show(line)}`,
       )
     }
     const samples = byData.get(data) ?? new Map<number, Line>()
+    if (samples.has(index as number)) {
+      throw new S2FTError(
+        'INVALID_DATA',
+        `${file}:${i + 1}: sample ${index} of ${data} is there twice`,
+      )
+    }
     byData.set(data, samples.set(index as number, line))
   }
   const names = taskNames([...byData.keys()])
@@ -131,7 +141,7 @@ export function compareResults(fileA: string, fileB: string): ComparedFiles {
   const [a, b] = [readTasks(fileA), readTasks(fileB)]
   const names = [...a.keys()].filter((name) => b.has(name))
   if (names.length === 0) {
-    const found = [...a.keys(), ...b.keys()].join(', ')
+    const found = [a, b].map((tasks) => [...tasks.keys()].join(', ') || 'none').join(' and ')
     throw new S2FTError(
       'INVALID_DATA',
       `${fileA}, ${fileB}: expected a common task, found ${found}`,

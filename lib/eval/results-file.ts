@@ -31,7 +31,7 @@ function isOrdinary(file: string): boolean {
   return statSync(file, { throwIfNoEntry: false })?.isFile() ?? true
 }
 
-function parseLine(file: string, number: number, text: string): Line {
+function parseObject(file: string, number: number, text: string): Line {
   try {
     const value: unknown = JSON.parse(text)
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Line
@@ -40,7 +40,7 @@ function parseLine(file: string, number: number, text: string): Line {
   }
   throw new S2FTError(
     'INVALID_DATA',
-    `${file}:${number}: expected one JSON object a line, found ${show(text.slice(0, 60))}`,
+    `${file}:${number}: expected a JSON object, found ${show(text.slice(0, 60))}`,
   )
 }
 
@@ -59,7 +59,7 @@ export function readResults(file: string): { lines: Line[]; ends: number[] } {
   const ends: number[] = []
   let start = 0
   for (let end = bytes.indexOf(10); end >= 0; end = bytes.indexOf(10, start)) {
-    lines.push(parseLine(file, lines.length + 1, bytes.toString('utf8', start, end)))
+    lines.push(parseObject(file, lines.length + 1, bytes.toString('utf8', start, end)))
     start = end + 1
     ends.push(start)
   }
@@ -71,7 +71,7 @@ function requireSameSettings(file: string, now: RunSettings): void {
   const path = settingsPath(file)
   let before: RunSettings
   try {
-    before = JSON.parse(readFileSync(path, 'utf8')) as RunSettings
+    before = parseObject(path, 1, readFileSync(path, 'utf8'))
   } catch (cause) {
     throw failed(`${file} cannot be resumed: its settings in ${path} are not readable`, cause)
   }

@@ -85,33 +85,39 @@ describe('--resume', () => {
     },
   )
 
-  test('Ctrl-C ends with status 130, and what was done is not done again', async () => {
-    const file = path('broken.jsonl')
-    const args = ['--data', math, '--task', 'math', '--batch-size', '1', '--max-new-tokens', '40']
-    const command = ['eval', '--model', tinyModel, '--json', ...args, '--output', file]
-    const child = start(command)
-    let out = ''
-    child.stdout.on('data', (chunk) => {
-      out += chunk
-    })
-    const watch = setInterval(() => {
-      if (!existsSync(file) || statSync(file).size === 0) return
-      clearInterval(watch)
-      child.kill('SIGINT')
-    }, 5)
-    const [status] = await once(child, 'close')
-    expect(status).toBe(130)
-    expect(JSON.parse(out)).toEqual({ type: 'interrupted', output: file })
-    const before = readFileSync(file)
-    const done = lines(file).length
-    expect(done).toBeGreaterThanOrEqual(8)
-    expect(done).toBeLessThan(20)
-    result(...args, '--output', file, '--resume')
-    expect(readFileSync(file).subarray(0, before.length).equals(before)).toBe(true)
-    const unbroken = path('unbroken.jsonl')
-    result(...args, '--output', unbroken)
-    expect(readFileSync(file, 'utf8')).toBe(readFileSync(unbroken, 'utf8'))
-  })
+  test.each([
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)(
+    '%s ends with status %i, and what was done is not done again',
+    async (signal, wanted) => {
+      const file = path(`broken-${signal}.jsonl`)
+      const args = ['--data', math, '--task', 'math', '--batch-size', '1', '--max-new-tokens', '40']
+      const command = ['eval', '--model', tinyModel, '--json', ...args, '--output', file]
+      const child = start(command)
+      let out = ''
+      child.stdout.on('data', (chunk) => {
+        out += chunk
+      })
+      const watch = setInterval(() => {
+        if (!existsSync(file) || statSync(file).size === 0) return
+        clearInterval(watch)
+        child.kill(signal)
+      }, 5)
+      const [status] = await once(child, 'close')
+      expect(status).toBe(wanted)
+      expect(JSON.parse(out)).toEqual({ type: 'interrupted', output: file })
+      const before = readFileSync(file)
+      const done = lines(file).length
+      expect(done).toBeGreaterThanOrEqual(8)
+      expect(done).toBeLessThan(20)
+      result(...args, '--output', file, '--resume')
+      expect(readFileSync(file).subarray(0, before.length).equals(before)).toBe(true)
+      const unbroken = path('unbroken.jsonl')
+      result(...args, '--output', unbroken)
+      expect(readFileSync(file, 'utf8')).toBe(readFileSync(unbroken, 'utf8'))
+    },
+  )
 
   test('begins where there is nothing yet; continues with the same settings only', () => {
     const file = path('same.jsonl')
@@ -123,7 +129,7 @@ describe('--resume', () => {
     expectError(refused('--dtype', 'f32'), 'INVALID_ARGUMENT', /dtype "bf16", found "f32"/)
     const bytes = readFileSync(file)
     writeFileSync(file, `{"data":1}\nnonsense\n`)
-    expectError(refused(), 'INVALID_DATA', /same\.jsonl:2: expected one JSON object a line/)
+    expectError(refused(), 'INVALID_DATA', /same\.jsonl:2: expected a JSON object/)
     writeFileSync(file, bytes)
     const before = readFileSync(homes)
     writeFileSync(homes, Buffer.concat([before, before.subarray(0, before.indexOf(10) + 1)]))
@@ -286,7 +292,7 @@ describe('compare', () => {
     const other = write('other.jsonl', 'towns.json', [0])
     const run = (b: string) => s2ft(['compare', a, b])
     expectError(run(fewer), 'INVALID_DATA', /a\.jsonl has sample 9, .*fewer\.jsonl has not/)
-    expectError(run(other), 'INVALID_DATA', /expected a common task, found homes, towns/)
+    expectError(run(other), 'INVALID_DATA', /expected a common task, found homes and towns/)
     expectError(run(questions), 'INVALID_DATA', /question\.jsonl:1: expected a sample/)
     const gold = jsonl(
       'gold.jsonl',
