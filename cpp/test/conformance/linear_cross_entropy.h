@@ -110,6 +110,59 @@ TEST(linear_cross_entropy_matches_whole_logits) {
   }
 }
 
+TEST(linear_cross_entropy_of_equal_logits) {
+  const int64_t vocabulary = 1537;
+  for (const NamedBackend& b : backends_under_test()) {
+    for (DType t : storage_types()) {
+      const Host x = random(2, 8, t), one = random(1, 8, t);
+      Host w(vocabulary, 8);
+      for (int64_t v = 0; v < vocabulary; ++v)
+        for (int64_t j = 0; j < 8; ++j) w(v, j) = one(0, j);
+      const std::vector<int32_t> targets = {0, 1536};
+      Device rows(*b.backend, t, x), weight(*b.backend, t, w), dx(*b.backend, t, 2, 8);
+      Buffer scratch =
+          b.backend->allocate(b.backend->linear_cross_entropy_scratch(2, 8, vocabulary));
+      std::vector<float> nll(2);
+      b.backend->linear_cross_entropy(nll.data(), dx, rows, weight, targets.data(), 1,
+                                      scratch.data());
+      for (float value : nll) CHECK_NEAR(value, std::log(double(vocabulary)), 1e-5);
+      for (double value : dx.read(b.name).v) CHECK_NEAR(value, 0, 1e-4);
+    }
+  }
+}
+
+// Logits that no exponential spans: one is all of the softmax, or nothing of it.
+TEST(linear_cross_entropy_of_far_logits) {
+  const int64_t vocabulary = 1601;
+  for (const NamedBackend& b : backends_under_test()) {
+    for (DType t : storage_types()) {
+      for (double far : {1e4, -1e4, 1e30, -1e30}) {
+        Host x(3, 1), w(vocabulary, 1);
+        for (double& value : x.v) value = 1;
+        w(900, 0) = round_to(t, far);
+        const double peak = w(900, 0);
+        const std::vector<int32_t> targets = {900, 5, 1600};
+        Device rows(*b.backend, t, x), weight(*b.backend, t, w), dx(*b.backend, t, 3, 1);
+        Buffer scratch = b.backend->allocate(
+            b.backend->linear_cross_entropy_scratch(3, 1, vocabulary));
+        std::vector<float> nll(3);
+        b.backend->linear_cross_entropy(nll.data(), dx, rows, weight, targets.data(), 1,
+                                        scratch.data());
+        const Host got = dx.read(b.name);
+        const double others = std::log(double(vocabulary - 1));
+        for (int64_t i = 0; i < 3; ++i) {
+          const bool at_peak = i == 0;
+          const double loss =
+              peak > 0 ? (at_peak ? 0 : peak) : (at_peak ? others - peak : others);
+          const double gradient = (peak > 0) == at_peak ? 0 : peak > 0 ? peak : -peak;
+          CHECK_NEAR(nll[size_t(i)], loss, 1e-6 * std::max(1.0, std::fabs(loss)));
+          CHECK_NEAR(got(i, 0), gradient, 1e-6 * std::max(1.0, std::fabs(gradient)));
+        }
+      }
+    }
+  }
+}
+
 TEST(linear_cross_entropy_gradient_matches_differences) {
   for (const NamedBackend& b : backends_under_test()) {
     const Host x = random(2, 5, DType::f32), w = random(11, 5, DType::f32);
