@@ -121,12 +121,11 @@ describe('the command', () => {
     expect(existsSync(join(output, 'study.md'))).toBe(true)
   })
 
-  test('trains and fuses by every method; what this version lacks fails alone', () => {
+  test('trains and fuses by every method, and nothing fails', () => {
     const output = join(temporaryDirectory(), 'all')
     const ran = run(study(output, '--seeds', '2'))
-    const failures = ofType<FailureLine>(output, 'failure')
-    expect(ran.status).toBe(failures.length === 0 ? 0 : 1)
-    for (const { code } of failures) expect(code).toMatch(/UNSUPPORTED|INVALID_ARGUMENT/)
+    expect(ofType<FailureLine>(output, 'failure')).toEqual([])
+    expect(ran.status).toBe(0)
     const known = new Set(cases(output).map(({ key }) => key.replace(/ rate.*/, '')))
     for (const track of ['math', 'commonsense']) {
       for (const method of [
