@@ -15,15 +15,6 @@ S2FT_INLINE vf existing(vf x, SomeLanes some) {
   return kIota < some.n ? x : vf{};
 }
 
-S2FT_INLINE float row_max(const float* x, int64_t n) {
-  vf m = splat(x[0]);
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) m = max(load(x + j), m);
-  float result = largest(m);
-  for (; j < n; ++j) result = x[j] > result ? x[j] : result;
-  return result;
-}
-
 constexpr int64_t kBlock = 512;
 
 // In blocks: a vocabulary of 100,000 terms in one f32 sum would lose two digits. The

@@ -140,4 +140,14 @@ S2FT_INLINE void lanes(int64_t begin, int64_t end, F&& f) {
   if (j < end) f(j, SomeLanes{int(end - j)});
 }
 
+/// The largest of n >= 1 floats.
+S2FT_INLINE float row_max(const float* x, int64_t n) {
+  vf m = splat(x[0]);
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) m = max(load(x + j), m);
+  float result = largest(m);
+  for (; j < n; ++j) result = x[j] > result ? x[j] : result;
+  return result;
+}
+
 }  // namespace s2ft::S2FT_ISA

@@ -14,15 +14,6 @@ namespace {
 // rise often in their first blocks, and f32 and bf16 are as exact there as below 1.
 constexpr float kSlack = 8;
 
-S2FT_INLINE float block_max(const float* x, int64_t n) {
-  vf m = splat(x[0]);
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) m = max(load(x + j), m);
-  float result = largest(m);
-  for (; j < n; ++j) result = x[j] > result ? x[j] : result;
-  return result;
-}
-
 S2FT_INLINE float exponential(float x) {
   return exp(splat(x))[0];
 }
@@ -61,7 +52,7 @@ void online_softmax(Mat terms, Mat logits, Mat total, const int32_t* targets,
     float staged[kSoftmaxColumns];
     for (int64_t i = begin; i < end; ++i) {
       const float* x = row<float>(logits, i);
-      const float max = block_max(x, n);
+      const float max = row_max(x, n);
       if (first_column == 0) {
         rows.max[i] = max;
         rows.sum[i] = 0;
