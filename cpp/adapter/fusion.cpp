@@ -262,6 +262,13 @@ void Fusion::forget_unused() {
     it = used.count(it->first) ? std::next(it) : bases_.erase(it);
 }
 
+void Fusion::rebuild_beside(size_t without) {
+  std::vector<const AdapterDeltas*> rest;
+  for (size_t i = 0; i < adapters_.size(); ++i)
+    if (i != without) rest.push_back(&adapters_[i].second);
+  beside_.replace(*model_, rest);
+}
+
 void Fusion::fuse(const std::string& id, AdapterDeltas adapter) {
   if (model_->tuner)
     throw Error("BUSY", "[fuse] a trainer holds the model's weights: dispose it first");
@@ -269,6 +276,8 @@ void Fusion::fuse(const std::string& id, AdapterDeltas adapter) {
     if (entry.first == id)
       throw Error("INVALID_ARGUMENT", "[fuse] adapter " + id + " is fused already");
   check(adapter);
+  const bool quantized = model_->quantization != Quantization::none;
+  if (quantized) Beside::check(adapter);
   try {
     hook(id, adapter.lorefts);
   } catch (...) {
@@ -276,6 +285,17 @@ void Fusion::fuse(const std::string& id, AdapterDeltas adapter) {
     throw;
   }
   adapter.lorefts.clear();
+  if (quantized) {
+    adapters_.emplace_back(id, std::move(adapter));
+    try {
+      rebuild_beside(adapters_.size());
+    } catch (...) {
+      adapters_.pop_back();
+      unhook(id);
+      throw;
+    }
+    return;
+  }
   for (const auto& entry : bases_) restore(entry.first);
   keep(adapter);
   adapters_.emplace_back(id, std::move(adapter));
@@ -289,6 +309,12 @@ void Fusion::unfuse(const std::string& id) {
                          [&](const auto& entry) { return entry.first == id; });
   if (it == adapters_.end())
     throw Error("INVALID_ARGUMENT", "[unfuse] adapter " + id + " is not fused");
+  if (model_->quantization != Quantization::none) {
+    rebuild_beside(size_t(it - adapters_.begin()));
+    unhook(id);
+    adapters_.erase(it);
+    return;
+  }
   unhook(id);
   for (const auto& entry : bases_) restore(entry.first);
   adapters_.erase(it);

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "core/buffer.h"
+#include "core/quantized.h"
 #include "core/tensor.h"
 
 namespace s2ft {
@@ -78,6 +79,8 @@ class Backend {
   virtual void scale(Mat y, float factor) = 0;
   /// y[i] = x[rows[i]]   y (n, d), x (any, d)
   virtual void gather_rows(Mat y, Mat x, const int32_t* rows) = 0;
+  /// y[:, j] = x[:, cols[j]]   y (n, m), x (n, any)
+  virtual void gather_cols(Mat y, Mat x, const int32_t* cols) = 0;
   /// y[rows[i]] += x[i]   y f32 or model dtype; rows may repeat; summed in order of i
   virtual void scatter_add_rows(Mat y, Mat x, const int32_t* rows) = 0;
   /// In place: x[i] = old x[order[i]] (rows), x[:, j] = old x[:, order[j]] (cols).
@@ -90,6 +93,13 @@ class Backend {
   /// once. With a [M, K], transpose_b and b [N, K] this is a linear layer's forward.
   virtual void matmul(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b,
                       float beta) = 0;
+  /// c = a b^T (`transpose_b`) or a b, + beta c, for a frozen b that is stored quantized:
+  /// as matmul with what dequantize() gives in a's dtype. (A device may dequantize a part
+  /// at a time and multiply that.)
+  virtual void matmul_quantized(Mat c, Mat a, QuantizedStack b, bool transpose_b,
+                                float beta) = 0;
+  /// y = x, patches included: the pieces' levels times scales, rounded to y's dtype.
+  virtual void dequantize(Mat y, QuantizedStack x) = 0;
   /// y[i] += bias, for every row   y (T, n), bias (1, n)
   virtual void add_bias(Mat y, Mat bias) = 0;
   /// sum (1, n, f32) += sum over rows of x (T, n)

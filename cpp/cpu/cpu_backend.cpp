@@ -31,10 +31,10 @@ struct Choice {
 // Another arithmetic must win clearly, so that noise does not change a run's results.
 constexpr double kClearWin = 1.15;
 
-// Upper bounds of what products hold: shared scratch by the number of tokens, a panel for
-// each thread, and oneDNN's compiled code.
+// Upper bounds of what products hold: shared scratch by the number of tokens, a panel
+// and a tile for each thread, and oneDNN's compiled code.
 constexpr int64_t kSharedRows = 1536;
-constexpr size_t kSharedRowBytes = size_t(6) << 10, kPanelBytes = size_t(320) << 10,
+constexpr size_t kSharedRowBytes = size_t(6) << 10, kPanelBytes = size_t(416) << 10,
                  kPrimitiveBytes = size_t(8) << 20;
 
 std::string environment(const char* name) {
@@ -184,6 +184,10 @@ class CpuBackend final : public Backend {
     const ThreadScope scope(threads_);
     kernels_.gather_rows(y, x, rows);
   }
+  void gather_cols(Mat y, Mat x, const int32_t* cols) override {
+    const ThreadScope scope(threads_);
+    kernels_.gather_cols(y, x, cols);
+  }
   void scatter_add_rows(Mat y, Mat x, const int32_t* rows) override {
     const ThreadScope scope(threads_);
     kernels_.scatter_add_rows(y, x, rows);
@@ -197,11 +201,17 @@ class CpuBackend final : public Backend {
 
   void matmul(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b,
               float beta) override {
-    // A product of some microseconds is over before a second thread has begun.
-    const int64_t depth = transpose_a ? a.rows : a.cols;
-    const bool small = c.rows * c.cols * depth < kSerialProduct;
-    const ThreadScope scope(small ? 1 : threads_);
+    const ThreadScope scope(product_threads(c, transpose_a ? a.rows : a.cols));
     products_.matmul(c, a, transpose_a, b, transpose_b, beta);
+  }
+  void matmul_quantized(Mat c, Mat a, QuantizedStack b, bool transpose_b,
+                        float beta) override {
+    const ThreadScope scope(product_threads(c, a.cols));
+    products_.matmul_quantized(c, a, b, transpose_b, beta);
+  }
+  void dequantize(Mat y, QuantizedStack x) override {
+    const ThreadScope scope(threads_);
+    kernels_.dequantize(y, x, 0, 0);
   }
   void add_bias(Mat y, Mat bias) override {
     const ThreadScope scope(threads_);
@@ -309,6 +319,11 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  /// A product of some microseconds is over before a second thread has begun.
+  int product_threads(const Mat& c, int64_t depth) const {
+    return c.rows * c.cols * depth < kSerialProduct ? 1 : threads_;
+  }
+
   ScratchPool::Lease per_thread(size_t bytes) {
     return scratch_.take(bytes * size_t(threads_));
   }
@@ -330,7 +345,7 @@ size_t CpuBackend::workspace_bytes(int64_t tokens, const AttentionShape& shape) 
   // A weight's gradient packs a block of its inputs, as deep as there are tokens; a deep
   // product lets as many rows of sums wait.
   const size_t shared = size_t(std::min<int64_t>(tokens, kSharedRows)) * kSharedRowBytes;
-  return shared + (library_ ? kPrimitiveBytes : 0) +
+  return shared + (library_ ? kPrimitiveBytes : 0) + products_.workspace_bytes() +
          size_t(threads_) * (attention + kPanelBytes);
 }
 

@@ -16,6 +16,10 @@ class Products {
 
   /// As Backend::matmul.
   void matmul(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta);
+  /// As Backend::matmul_quantized.
+  void matmul_quantized(Mat c, Mat a, QuantizedStack b, bool transpose_b, float beta);
+  /// Bytes of the part of a quantized weight that is made for the library at a time.
+  size_t workspace_bytes() const;
 
  private:
   const Kernels& kernels_;

@@ -46,7 +46,7 @@ Mat through_part(const Pass& pass, const Linear& linear, Mat dy) {
 void group_backward(const Pass& pass, Mat dx, Mat dy, Mat x, Mat weight,
                     std::initializer_list<Linear*> linears) {
   Backend& backend = *pass.model.backend;
-  if (dx) backend.matmul(dx, dy, false, weight, false, 0);
+  if (dx) weight_product(backend, dx, dy, weight, linears, false, 0);
   int64_t begin = 0;
   for (Linear* linear : linears) {
     const int64_t out = linear->weight.rows;
@@ -66,7 +66,7 @@ void down_backward(const Pass& pass, int index, const LayerActivations& a, Mat d
   Linear& down = pass.model.layers[index].down;
   const Mat dy = through_part(pass, down, d_stream);
   const int64_t k = pass.model.config.intermediate_size;
-  if (dx) backend.matmul(dx, dy, false, down.weight, false, 0);
+  if (dx) weight_product(backend, dx, dy, down.weight, {&down}, false, 0);
   if (!down.part) return;
   const Columns need = down.part->input_needed();
   Mat x;

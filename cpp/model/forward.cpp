@@ -11,7 +11,7 @@ namespace {
 void linear_group(const Pass& pass, Mat y, Mat x, Mat weight, Mat bias,
                   std::initializer_list<Linear*> linears) {
   Backend& backend = *pass.model.backend;
-  backend.matmul(y, x, false, weight, true, 0);
+  weight_product(backend, y, x, weight, linears, true, 0);
   int64_t begin = 0;
   for (Linear* linear : linears) {
     const int64_t out = linear->weight.rows;
@@ -35,7 +35,7 @@ void linear_residual(const Pass& pass, Mat y, Mat x, Linear& linear) {
     backend.add(y, apart);
     return;
   }
-  backend.matmul(y, x, false, linear.weight, true, 1);
+  weight_product(backend, y, x, linear.weight, {&linear}, true, 1);
   if (linear.bias) backend.add_bias(y, linear.bias);
   if (linear.part) linear.part->forward(backend, y, x, pass.training);
 }
@@ -83,6 +83,15 @@ void middle_and_gate_up(const Pass& pass, int index, const LayerActivations& a) 
 }
 
 }  // namespace
+
+void weight_product(Backend& backend, Mat y, Mat x, Mat weight,
+                    std::initializer_list<Linear*> linears, bool transpose, float beta) {
+  if (weight) return backend.matmul(y, x, false, weight, transpose, beta);
+  QuantizedMat pieces[3];
+  int count = 0;
+  for (const Linear* linear : linears) pieces[count++] = linear->quantized;
+  backend.matmul_quantized(y, x, {pieces, count}, transpose, beta);
+}
 
 void check_cancel(const Pass& pass) {
   auto raised = [](const std::atomic<bool>* flag) {

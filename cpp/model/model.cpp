@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include "core/error.h"
+#include "model/quantize.h"
 
 namespace s2ft {
 
@@ -9,16 +10,30 @@ namespace {
 struct LayerViews {
   Mat qkv, qkv_bias, o, o_bias, gate_up, gate_up_bias, down, down_bias;
   Mat attention_norm, mlp_norm, q_norm, k_norm;
+  QuantizedMat quantized[7];  // in the order of Layer::linears
 };
 
-LayerViews cut_layer(Arena& arena, DType dtype, const ModelConfig& m) {
+LayerViews cut_layer(Arena& arena, DType dtype, const ModelConfig& m,
+                     Quantization quantization) {
   LayerViews v;
   auto cut = [&](int64_t rows, int64_t cols) { return arena.matrix(dtype, rows, cols); };
   const int64_t d = m.hidden_size, k = m.intermediate_size;
-  v.qkv = cut(m.qkv_size(), d);
-  v.o = cut(d, m.q_size());
-  v.gate_up = cut(2 * k, d);
-  v.down = cut(d, k);
+  if (quantization == Quantization::none) {
+    v.qkv = cut(m.qkv_size(), d);
+    v.o = cut(d, m.q_size());
+    v.gate_up = cut(2 * k, d);
+    v.down = cut(d, k);
+  } else {
+    v.qkv = mat(nullptr, dtype, m.qkv_size(), d);
+    v.o = mat(nullptr, dtype, d, m.q_size());
+    v.gate_up = mat(nullptr, dtype, 2 * k, d);
+    v.down = mat(nullptr, dtype, d, k);
+    const int64_t q = m.q_size(), kv = m.kv_size();
+    const int64_t shapes[7][2] = {{q, d}, {kv, d}, {kv, d}, {d, q},
+                                  {k, d}, {k, d},  {d, k}};
+    for (int i = 0; i < 7; ++i)
+      v.quantized[i] = place_quantized(arena, quantization, shapes[i][0], shapes[i][1]);
+  }
   v.attention_norm = cut(1, d);
   v.mlp_norm = cut(1, d);
   if (m.qk_norm) v.q_norm = cut(1, m.head_dim);
@@ -30,6 +45,11 @@ LayerViews cut_layer(Arena& arena, DType dtype, const ModelConfig& m) {
   return v;
 }
 
+/// Rows of a group of weights; a shape alone where the group is one.
+Mat weight_rows(Mat group, int64_t begin, int64_t n) {
+  return group ? group.row_range(begin, n) : mat(nullptr, group.dtype, n, group.cols);
+}
+
 }  // namespace
 
 bool Layer::trains() const {
@@ -38,13 +58,19 @@ bool Layer::trains() const {
   return attention_norm.parameter || mlp_norm.parameter;
 }
 
-Model::Model(ModelConfig c, DType t, std::shared_ptr<Backend> b)
-    : config(std::move(c)), dtype(t), backend(std::move(b)), rope(config, backend) {
+Model::Model(ModelConfig c, DType t, std::shared_ptr<Backend> b, Quantization q)
+    : config(std::move(c)),
+      dtype(t),
+      quantization(q),
+      backend(std::move(b)),
+      rope(config, backend) {
   const int64_t d = config.hidden_size, vocab = config.vocab_size;
   const size_t table = size_t(vocab) * d * dtype_size(dtype);
   const size_t padded = (table + 63) / 64 * 64;
-  const size_t top =
-      padded * (config.tie_word_embeddings ? 1 : 2) + d * dtype_size(dtype);
+  const size_t norm = (size_t(d) * dtype_size(dtype) + 63) / 64 * 64;
+  const bool nf4 = quantization == Quantization::nf4;
+  const size_t top = padded * (config.tie_word_embeddings ? 1 : 2) + norm +
+                     (nf4 ? sizeof(ScaleLevels) : 0);
   top_storage_ = backend->allocate(top);
   bytes_ = top;
   Arena arena(top_storage_.data());
@@ -52,22 +78,31 @@ Model::Model(ModelConfig c, DType t, std::shared_ptr<Backend> b)
   head.value =
       config.tie_word_embeddings ? embedding.value : arena.matrix(dtype, vocab, d);
   final_norm.value = arena.matrix(dtype, 1, d);
+  const float* levels = nullptr;
+  if (nf4) {
+    void* place = arena.take(sizeof(ScaleLevels));
+    backend->upload(place, scale_levels().data(), sizeof(ScaleLevels));
+    levels = static_cast<float*>(place);
+  }
   add_tensor("model.embed_tokens.weight", embedding.value, false);
   layers = std::vector<Layer>(config.layers);
   Arena count;
-  cut_layer(count, dtype, config);
+  cut_layer(count, dtype, config, quantization);
   const size_t all = count.peak() * size_t(config.layers);
   layer_storage_ = backend->allocate(all);
   bytes_ += all;
   Arena place(layer_storage_.data());
-  for (int i = 0; i < config.layers; ++i) build_layer(i, place);
+  for (int i = 0; i < config.layers; ++i) {
+    build_layer(i, place);
+    for (Linear* linear : layers[i].linears) linear->quantized.scale_levels = levels;
+  }
   add_tensor("model.norm.weight", final_norm.value, true);
   if (!config.tie_word_embeddings) add_tensor("lm_head.weight", head.value, false);
 }
 
 void Model::build_layer(int index, Arena& arena) {
   Layer& l = layers[index];
-  const LayerViews v = cut_layer(arena, dtype, config);
+  const LayerViews v = cut_layer(arena, dtype, config, quantization);
   const int64_t q = config.q_size(), kv = config.kv_size(), k = config.intermediate_size;
   const int hd = config.head_dim;
 
@@ -86,24 +121,25 @@ void Model::build_layer(int index, Arena& arena) {
     return bias ? bias.col_range(begin, n) : Mat{};
   };
   const std::string attn = base + "self_attn.", mlp = base + "mlp.";
-  l.q = {attn + "q_proj", v.qkv.row_range(0, q), part(v.qkv_bias, 0, q)};
-  l.k = {attn + "k_proj", v.qkv.row_range(q, kv), part(v.qkv_bias, q, kv)};
-  l.v = {attn + "v_proj", v.qkv.row_range(q + kv, kv), part(v.qkv_bias, q + kv, kv)};
+  l.q = {attn + "q_proj", weight_rows(v.qkv, 0, q), part(v.qkv_bias, 0, q)};
+  l.k = {attn + "k_proj", weight_rows(v.qkv, q, kv), part(v.qkv_bias, q, kv)};
+  l.v = {attn + "v_proj", weight_rows(v.qkv, q + kv, kv), part(v.qkv_bias, q + kv, kv)};
   l.o = {attn + "o_proj", v.o, v.o_bias};
-  l.gate = {mlp + "gate_proj", v.gate_up.row_range(0, k), part(v.gate_up_bias, 0, k)};
-  l.up = {mlp + "up_proj", v.gate_up.row_range(k, k), part(v.gate_up_bias, k, k)};
+  l.gate = {mlp + "gate_proj", weight_rows(v.gate_up, 0, k), part(v.gate_up_bias, 0, k)};
+  l.up = {mlp + "up_proj", weight_rows(v.gate_up, k, k), part(v.gate_up_bias, k, k)};
   l.down = {mlp + "down_proj", v.down, v.down_bias};
   Linear* all[7] = {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down};
   std::copy(all, all + 7, l.linears);
+  for (int i = 0; i < 7; ++i) all[i]->quantized = v.quantized[i];
 
-  auto rows = [&](const Linear& linear, const std::vector<int32_t>* order, int unit) {
-    add_tensor(linear.name + ".weight", linear.weight, false, order, unit);
+  auto rows = [&](Linear& linear, const std::vector<int32_t>* order, int unit) {
+    add_weight(linear, order, unit, nullptr, 1);
     if (linear.bias) {
       add_tensor(linear.name + ".bias", linear.bias, true, nullptr, 1, order, unit);
     }
   };
-  auto cols = [&](const Linear& linear, const std::vector<int32_t>* order, int unit) {
-    add_tensor(linear.name + ".weight", linear.weight, false, nullptr, 1, order, unit);
+  auto cols = [&](Linear& linear, const std::vector<int32_t>* order, int unit) {
+    add_weight(linear, nullptr, 1, order, unit);
     if (linear.bias) add_tensor(linear.name + ".bias", linear.bias, true);
   };
   add_tensor(base + "input_layernorm.weight", l.attention_norm.value, true);
@@ -135,6 +171,14 @@ void Model::add_tensor(const std::string& name, Mat value, bool vector,
   place.col_order = col_order;
   place.col_unit = col_unit;
   tensors.push_back(std::move(place));
+}
+
+void Model::add_weight(Linear& linear, const std::vector<int32_t>* row_order,
+                       int row_unit, const std::vector<int32_t>* col_order,
+                       int col_unit) {
+  add_tensor(linear.name + ".weight", linear.weight, false, row_order, row_unit,
+             col_order, col_unit);
+  if (quantization != Quantization::none) tensors.back().quantized = &linear.quantized;
 }
 
 Linear* Model::find_linear(const std::string& module) {

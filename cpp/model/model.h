@@ -8,17 +8,22 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/quantized.h"
 #include "model/config.h"
 #include "model/rope_table.h"
 #include "model/trainable.h"
 
 namespace s2ft {
 
+class SafetensorsFile;
+struct TensorInfo;
+
 struct Linear {
   std::string name;  // checkpoint module, e.g. model.layers.0.self_attn.q_proj
-  Mat weight;        // [out, in]
+  Mat weight;        // [out, in]; a shape without data when it is quantized
   Mat bias;          // (1, out) or empty
   TrainablePart* part = nullptr;
+  QuantizedMat quantized = {};  // the same, frozen in few bits; empty when it is not
 };
 
 /// A weight that only full fine-tuning trains (norms, embedding, head).
@@ -29,8 +34,8 @@ struct Weight {
 
 struct Layer {
   Linear q, k, v, o, gate, up, down;
-  Mat qkv, qkv_bias;          // [q + 2 kv, d]: the rows of q, k, v
-  Mat gate_up, gate_up_bias;  // [2 k, d]: the rows of gate, up
+  Mat qkv, qkv_bias;          // [q + 2 kv, d]: the rows of q, k, v; no data if quantized
+  Mat gate_up, gate_up_bias;  // [2 k, d]: the rows of gate, up; likewise
   Weight attention_norm, mlp_norm, q_norm, k_norm;
   Intervention* intervention = nullptr;  // on what the layer gives to the next
   std::vector<int32_t> kv_head_of;       // [heads], positions after co-permutation
@@ -52,22 +57,31 @@ struct TensorPlace {
   const std::vector<int32_t>* row_order = nullptr;  // of units of `row_unit` rows
   const std::vector<int32_t>* col_order = nullptr;
   int row_unit = 1, col_unit = 1;
+  QuantizedMat* quantized = nullptr;  // instead of the value's data
+  // Quantized tensors: where the checkpoint has them in full precision.
+  std::shared_ptr<SafetensorsFile> file;
+  const TensorInfo* info = nullptr;
 };
 
 class Model {
  public:
-  /// Allocates all weights, uninitialised.
-  Model(ModelConfig config, DType dtype, std::shared_ptr<Backend> backend);
+  /// Allocates all weights, uninitialised. Quantization is for the linear layers of the
+  /// blocks; embedding, head, norms and biases keep `dtype`.
+  Model(ModelConfig config, DType dtype, std::shared_ptr<Backend> backend,
+        Quantization quantization = Quantization::none);
   Model(const Model&) = delete;
 
   const ModelConfig config;
   const DType dtype;
+  const Quantization quantization;
   const std::shared_ptr<Backend> backend;
   Weight embedding, final_norm, head;  // head.value is the embedding when tied
   std::vector<Layer> layers;
   std::vector<TensorPlace> tensors;  // in checkpoint order
   RopeTable rope;
   const void* tuner = nullptr;  // the tuner whose parts are hooked in, if any
+  /// Quantized models: the fingerprint of what was quantized.
+  std::string checkpoint_fingerprint;
 
   /// The linear layer of a module name, or null.
   Linear* find_linear(const std::string& module);
@@ -85,6 +99,8 @@ class Model {
   void add_tensor(const std::string& name, Mat value, bool vector,
                   const std::vector<int32_t>* row_order = nullptr, int row_unit = 1,
                   const std::vector<int32_t>* col_order = nullptr, int col_unit = 1);
+  void add_weight(Linear& linear, const std::vector<int32_t>* row_order, int row_unit,
+                  const std::vector<int32_t>* col_order, int col_unit);
 
   Buffer top_storage_, layer_storage_;
   size_t bytes_ = 0;

@@ -19,5 +19,9 @@ inline Mat rows_of(Mat saved, int64_t tokens) {
   return saved ? saved.row_range(0, tokens) : saved;
 }
 LayerActivations layer_rows(const Pass& pass, int index);
+/// y = x W^T (`transpose`) or x W, + beta y, for the weights of layers that lie below one
+/// another.
+void weight_product(Backend& backend, Mat y, Mat x, Mat weight,
+                    std::initializer_list<Linear*> linears, bool transpose, float beta);
 
 }  // namespace s2ft

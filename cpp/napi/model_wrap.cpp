@@ -25,6 +25,14 @@ DType read_dtype(const std::string& name) {
   throw Error("INVALID_ARGUMENT", "[load] dtype: expected f32 or bf16, found " + name);
 }
 
+Quantization read_quantization(const std::string& name) {
+  if (name == "none") return Quantization::none;
+  if (name == "int8") return Quantization::int8;
+  if (name == "nf4") return Quantization::nf4;
+  throw Error("INVALID_ARGUMENT",
+              "[load] quantize: expected none, int8 or nf4, found " + name);
+}
+
 void check_device(const std::string& device) {
   if (device == "cpu") return;
   throw Error("DEVICE_UNAVAILABLE",
@@ -113,6 +121,7 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
     state->config = read_config(get_object(spec, "config"));
     const std::vector<std::string> files = get_strings(get(spec, "files"), "files");
     const DType dtype = read_dtype(get_string(spec, "dtype"));
+    const Quantization quantization = read_quantization(get_string(spec, "quantize"));
     check_device(get_string(spec, "device"));
     CpuOptions options;
     options.arithmetic = read_arithmetic(get_string(spec, "arithmetic"));
@@ -127,9 +136,9 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
         instance.make_worker([n = options.threads] { enter_worker_thread(n); });
     return run_async(
         env, state->worker,
-        [state, files, dtype, options] {
-          state->model =
-              load_model(state->config, files, dtype, make_cpu_backend(options));
+        [state, files, dtype, quantization, options] {
+          state->model = load_model(state->config, files, dtype,
+                                    make_cpu_backend(options), quantization);
           state->fusion = std::make_unique<Fusion>(state->model);
           state->bytes = state->model->bytes();
           state->arithmetic = state->model->backend->arithmetic();
@@ -153,6 +162,7 @@ ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWra
   state_ = *info[0].As<Napi::External<std::shared_ptr<ModelState>>>().Data();
   // The load is over and no other work can have begun: reading here is safe.
   places_ = state_->model->tensors;
+  for (TensorPlace& place : places_) place.file.reset();  // the model's alone to keep
   parameter_count_ = state_->model->parameter_count();
 }
 

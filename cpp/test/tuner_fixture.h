@@ -142,10 +142,9 @@ inline void nudge(Mat w, int64_t i, int64_t j, float by) {
 /// Central differences at a few entries of every parameter. f32 forward passes carry
 /// about 1e-6 of the loss, so a step of 1e-2 leaves 1e-4, and the curvature about as
 /// much.
-inline void check_gradients(ModelConfig config, const MethodSpec& method,
+inline void check_gradients(std::shared_ptr<Model> model, const MethodSpec& method,
                             Recompute recompute) {
-  auto model = tiny_model(config, DType::f32);
-  const TinyData data = tiny_data({9, 1, 14, 2}, config.vocab_size);
+  const TinyData data = tiny_data({9, 1, 14, 2}, model->config.vocab_size);
   Tuner tuner(model, method, OptimizerSpec(), recompute);
   if (!method.lora.empty()) move_values(tuner, 0.3);
   const double loss = tuner.gradients(data.samples());
@@ -171,6 +170,11 @@ inline void check_gradients(ModelConfig config, const MethodSpec& method,
                  4e-4 + 2e-2 * std::fabs(expected));
     }
   }
+}
+
+inline void check_gradients(ModelConfig config, const MethodSpec& method,
+                            Recompute recompute) {
+  check_gradients(tiny_model(config, DType::f32), method, recompute);
 }
 
 inline std::string temporary(const char* name) {

@@ -1,6 +1,7 @@
 // What each method trains, as trainable parts and parameters of one model.
 #include <algorithm>
 
+#include "model/load.h"
 #include "tune/dora_part.h"
 #include "tune/scores.h"
 #include "tune/tuner.h"
@@ -51,6 +52,7 @@ std::vector<CoPermutation> Tuner::permutations_for(
 void Tuner::build_s2ft(std::vector<CoPermutation> permutations) {
   Model& m = *model_;
   permutations_ = std::move(permutations);
+  if (m.quantization != Quantization::none) return build_patches();
   for (int i = 0; i < m.config.layers; ++i) {
     const CoPermutation& p = permutations_[i];
     apply(m, i, p);
@@ -58,8 +60,7 @@ void Tuner::build_s2ft(std::vector<CoPermutation> permutations) {
     for (int k = 0; k < kModules; ++k) {
       const UnitRange range = p.range[k];
       if (!range.count) continue;
-      const bool channels = k == kGate || k == kUp || k == kDown;
-      const int64_t unit = channels ? 1 : m.config.head_dim;
+      const int64_t unit = unit_size(m.config, Module(k));
       const int64_t begin = range.begin * unit, count = range.count * unit;
       Linear& linear = *l.linears[k];
       std::unique_ptr<TunedPart> part;
@@ -69,17 +70,35 @@ void Tuner::build_s2ft(std::vector<CoPermutation> permutations) {
         part = std::make_unique<RowsPart>(*m.backend, linear, begin, count);
       }
       Parameter& parameter = *part->parameters[0];
-      const std::vector<int32_t>& order =
-          channels ? p.channels : (k == kK || k == kV ? p.kv_heads : p.heads);
-      for (int64_t u = range.begin; u < range.begin + range.count; ++u)
-        for (int64_t j = 0; j < unit; ++j)
-          parameter.index.push_back(int32_t(order[u] * unit + j));
+      parameter.index = selected_elements(m.config, p, Module(k));
       const Mat w = parameter.weight;
       bases_.push_back(m.backend->allocate(size_t(w.count()) * dtype_size(w.dtype)));
       m.backend->copy(mat(bases_.back().data(), w.dtype, w.rows, w.cols), w);
       adopt(linear, std::move(part));
     }
   }
+}
+
+// The selection stays where it is: what is quantized in blocks along a row cannot be
+// reordered.
+void Tuner::build_patches() {
+  Model& m = *model_;
+  for (int i = 0; i < m.config.layers; ++i) {
+    const CoPermutation& p = permutations_[i];
+    for (int k = 0; k < kModules; ++k) {
+      std::vector<int32_t> index = selected_elements(m.config, p, Module(k));
+      if (index.empty()) continue;
+      std::sort(index.begin(), index.end());
+      const bool rows = k != kO && k != kDown;
+      Linear& linear = *m.layers[i].linears[k];
+      const std::vector<char> base = checkpoint_slice(m, linear, rows, index);
+      bases_.push_back(m.backend->allocate(base.size()));
+      m.backend->upload(bases_.back().data(), base.data(), base.size());
+      adopt(linear, std::make_unique<PatchPart>(*m.backend, linear, rows,
+                                                std::move(index), base));
+    }
+  }
+  permutations_.clear();
 }
 
 void Tuner::build_lora(const MethodSpec& method) {

@@ -31,8 +31,11 @@ class DoraPart : public LoraPart {
  private:
   Parameter& magnitude() { return *parameters[2]; }
 
+  /// The layer's weight [out, in]; a quantized one is made in `storage`.
+  Mat base_weight(Backend& backend, Buffer& storage) const;
+
   bool keeps_product_;
-  Mat weight_;         // [out, in] the layer's
+  const Linear& linear_;
   Mat base_squares_;   // (1, out) |W|^2
   Mat squares_;        // (1, out) |V|^2, scratch for a dot product between refreshes
   Mat inverse_norms_;  // (1, out) 1 / |V|

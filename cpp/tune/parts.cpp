@@ -79,6 +79,46 @@ void ColsPart::backward(Backend& backend, Mat, Mat dy, Mat x) {
   backend.matmul(parameters[0]->gradient, dy, true, x, false, 1);
 }
 
+PatchPart::PatchPart(Backend& backend, const Linear& linear, bool rows,
+                     std::vector<int32_t> index, const std::vector<char>& base)
+    : rows_(rows), in_(linear.weight.cols) {
+  const int64_t n = int64_t(index.size());
+  storage_.push_back(backend.allocate(base.size()));
+  backend.upload(storage_.back().data(), base.data(), base.size());
+  const Mat weight = mat(storage_.back().data(), linear.weight.dtype,
+                         rows ? n : linear.weight.rows, rows ? in_ : n);
+  add(backend, linear, "", rows ? "rows" : "cols", weight).index = std::move(index);
+}
+
+Patch PatchPart::patch() const {
+  const Parameter& p = *parameters[0];
+  return {p.weight, p.index.data(), int64_t(p.index.size()), rows_};
+}
+
+void PatchPart::layout_saved(Arena& arena, int64_t tokens, bool training) {
+  const Parameter& p = *parameters[0];
+  if (!rows_ && training)
+    gathered_ = arena.matrix(p.weight.dtype, tokens, int64_t(p.index.size()));
+}
+
+void PatchPart::layout_scratch(Arena& arena, int64_t tokens) {
+  const Parameter& p = *parameters[0];
+  if (rows_) gathered_ = arena.matrix(p.weight.dtype, tokens, int64_t(p.index.size()));
+}
+
+void PatchPart::forward(Backend& backend, Mat, Mat x, bool training) {
+  if (rows_ || !training) return;
+  backend.gather_cols(gathered_.row_range(0, x.rows), x, parameters[0]->index.data());
+}
+
+void PatchPart::backward(Backend& backend, Mat, Mat dy, Mat x) {
+  const Parameter& p = *parameters[0];
+  const Mat gathered = gathered_.row_range(0, dy.rows);
+  if (!rows_) return backend.matmul(p.gradient, dy, true, gathered, false, 1);
+  backend.gather_cols(gathered, dy, p.index.data());
+  backend.matmul(p.gradient, gathered, true, x, false, 1);
+}
+
 // -- full ----------------------------------------------------------------------------
 
 AllPart::AllPart(Backend& backend, const Linear& linear) : in_(linear.weight.cols) {

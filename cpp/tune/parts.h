@@ -28,6 +28,8 @@ class TunedPart : public TrainablePart {
   virtual void stepped(Backend& backend, double rate, double decay) {
     (void)rate, (void)decay, refresh(backend);
   }
+  /// What products read in place of a quantized weight's rows or columns.
+  virtual Patch patch() const { return {}; }
   /// Gives the model's weight its base values back; refresh() undoes that.
   virtual void take_out(Backend& backend) { (void)backend; }
 
@@ -57,6 +59,28 @@ class ColsPart : public TunedPart {
 
  private:
   Columns columns_;
+};
+
+/// Rows or columns of a quantized weight train: in full precision beside it, read by its
+/// products in place of what is quantized there. Nothing is reordered, so what backward
+/// needs of them is gathered.
+class PatchPart : public TunedPart {
+ public:
+  /// index: ascending rows of the output or columns of the input; `base` their values,
+  /// [count, in] or [out, count] in the model's dtype, on the host.
+  PatchPart(Backend& backend, const Linear& linear, bool rows, std::vector<int32_t> index,
+            const std::vector<char>& base);
+  Columns input_needed() const override { return {0, rows_ ? in_ : 0}; }
+  Patch patch() const override;
+  void layout_saved(Arena& arena, int64_t tokens, bool training) override;
+  void layout_scratch(Arena& arena, int64_t tokens) override;
+  void forward(Backend& backend, Mat y, Mat x, bool training) override;
+  void backward(Backend& backend, Mat dx, Mat dy, Mat x) override;
+
+ private:
+  bool rows_;
+  int64_t in_;
+  Mat gathered_;  // (T, count): x's columns since forward, or dy's in backward
 };
 
 /// The whole weight and the bias train.

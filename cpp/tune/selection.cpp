@@ -15,6 +15,24 @@ int64_t unit_count(const ModelConfig& config, Module module) {
   return config.intermediate_size;
 }
 
+int64_t unit_size(const ModelConfig& config, Module module) {
+  return module >= kGate ? 1 : config.head_dim;
+}
+
+std::vector<int32_t> selected_elements(const ModelConfig& config, const CoPermutation& p,
+                                       Module module) {
+  const int64_t unit = unit_size(config, module);
+  const bool kv = module == kK || module == kV;
+  const std::vector<int32_t>& order = module >= kGate ? p.channels
+                                      : kv            ? p.kv_heads
+                                                      : p.heads;
+  const UnitRange range = p.range[module];
+  std::vector<int32_t> index;
+  for (int64_t u = range.begin; u < range.begin + range.count; ++u)
+    for (int64_t j = 0; j < unit; ++j) index.push_back(int32_t(order[u] * unit + j));
+  return index;
+}
+
 void check_selection(const ModelConfig& config, LayerSelection& selection, int layer) {
   for (int m = 0; m < kModules; ++m) {
     std::vector<int32_t>& units = selection[m];

@@ -36,6 +36,12 @@ struct CoPermutation {
   std::array<UnitRange, kModules> range;
 };
 
+/// Rows or columns that one of a module's units takes.
+int64_t unit_size(const ModelConfig& config, Module module);
+/// Original rows or columns of a module's selected units, in the order of the places.
+std::vector<int32_t> selected_elements(const ModelConfig& config, const CoPermutation& p,
+                                       Module module);
+
 /// Throws INVALID_ARGUMENT when three explicit channel sets overlap so that no order
 /// makes each of them contiguous.
 CoPermutation co_permutation(const ModelConfig& config, const LayerSelection& selection,

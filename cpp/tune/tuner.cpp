@@ -16,6 +16,7 @@ Tuner::Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
       kind_(method.kind) {
   if (model_->tuner)
     throw Error("BUSY", "[trainer] the model already has a trainer: dispose it first");
+  check_base(method);
   model_->tuner = this;
   try {
     if (kind_ == MethodSpec::Kind::s2ft)
@@ -44,8 +45,22 @@ Tuner::~Tuner() {
   if (attached_) detach();
 }
 
+void Tuner::check_base(const MethodSpec& method) const {
+  using Kind = MethodSpec::Kind;
+  const bool beside = method.kind == Kind::s2ft || method.kind == Kind::lora ||
+                      method.kind == Kind::dora || method.kind == Kind::loreft;
+  if (beside || model_->quantization == Quantization::none) return;
+  throw Error(
+      "UNSUPPORTED",
+      "[trainer] expected s2ft, lora, dora or loreft over a quantized model, whose "
+      "weights cannot change: load it without quantization for other methods");
+}
+
 void Tuner::hook_parts() {
-  for (Hook& hook : hooks_) hook.linear->part = hook.part.get();
+  for (Hook& hook : hooks_) {
+    hook.linear->part = hook.part.get();
+    hook.linear->quantized.patch = hook.part->patch();
+  }
   for (StreamHook& hook : stream_hooks_)
     hook.layer->intervention = hook.intervention.get();
   for (Trained& t : trained_) t.weight->parameter = t.parameter.get();
@@ -55,7 +70,10 @@ void Tuner::hook_parts() {
 }
 
 void Tuner::unhook_parts() {
-  for (Hook& hook : hooks_) hook.linear->part = nullptr;
+  for (Hook& hook : hooks_) {
+    hook.linear->part = nullptr;
+    hook.linear->quantized.patch = {};
+  }
   for (StreamHook& hook : stream_hooks_) hook.layer->intervention = nullptr;
   for (Trained& t : trained_) t.weight->parameter = nullptr;
   model_->head.parameter = nullptr;
@@ -81,10 +99,15 @@ void swap(Backend& backend, Mat a, void* contiguous) {
 
 }  // namespace
 
-void Tuner::detach() {
-  if (!attached_) return;
+void Tuner::swap_slices() {
+  if (!slices_in_place()) return;
   for (size_t i = 0; i < bases_.size(); ++i)
     swap(*model_->backend, parameters_[i]->weight, bases_[i].data());
+}
+
+void Tuner::detach() {
+  if (!attached_) return;
+  swap_slices();
   for (Hook& hook : hooks_) hook.part->take_out(*model_->backend);
   unhook_parts();
   restore_order();
@@ -99,8 +122,7 @@ void Tuner::attach() {
   model_->tuner = this;
   for (size_t i = 0; i < permutations_.size(); ++i)
     apply(*model_, int(i), permutations_[i]);
-  for (size_t i = 0; i < bases_.size(); ++i)
-    swap(*model_->backend, parameters_[i]->weight, bases_[i].data());
+  swap_slices();
   hook_parts();
   refresh_parts();
   attached_ = true;
@@ -140,6 +162,9 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained, int64_t samples) {
     plan.trainable += 2 * values;  // master (or base copy) and gradient
     plan.optimizer += 2 * values;
     if (kind_ == MethodSpec::Kind::sparse) plan.trainable += 2 * values;  // base, places
+    // Beside quantized weights: a copy to compute with, and the base.
+    if (!bases_.empty() && !slices_in_place())
+      plan.trainable += 2 * size_t(p->weight.count()) * dtype_size(p->weight.dtype);
   }
   // In f32 and, for bf16 weights, once more in their type.
   const size_t copies = sizeof(float) + (model_->dtype == DType::bf16 ? 2 : 0);

@@ -142,6 +142,8 @@ class Tuner {
   std::vector<CoPermutation> permutations_for(
       std::vector<LayerSelection> selection) const;
   void build_s2ft(std::vector<CoPermutation> permutations);
+  /// S2FT over a quantized model.
+  void build_patches();
   void build_lora(const MethodSpec& method);
   void build_full();
   /// As build_full, with the linear layers' gradients projected.
@@ -175,9 +177,15 @@ class Tuner {
   /// LISA: weights of layers that do not train now; earlier periods may have changed
   /// them.
   std::vector<const TensorPlace*> resting_weights() const;
+  /// Throws UNSUPPORTED for a method that trains what the model has quantized.
+  void check_base(const MethodSpec& method) const;
+  /// S2FT: the slices lie in the model's weights, and change places with their bases.
+  bool slices_in_place() const { return model_->quantization == Quantization::none; }
   void hook_parts();
   void unhook_parts();
   void restore_order();
+  /// Exchanges the slices in the model's weights with what is kept for them.
+  void swap_slices();
   /// The linear layer of this name. Throws INVALID_ARGUMENT when there is none, or when
   /// it has a part already.
   Linear& untrained_linear(const std::string& name);

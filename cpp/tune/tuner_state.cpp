@@ -67,7 +67,7 @@ std::vector<float> Tuner::values(const Parameter& parameter) {
   std::vector<float> tuned = to_host(backend, w);
   std::vector<float> base =
       to_host(backend, mat(bases_[i].data(), w.dtype, w.rows, w.cols));
-  if (!attached_) tuned.swap(base);
+  if (!attached_ && slices_in_place()) tuned.swap(base);
   for (size_t j = 0; j < tuned.size(); ++j) tuned[j] -= base[j];
   return tuned;
 }

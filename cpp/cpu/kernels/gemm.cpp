@@ -1,11 +1,13 @@
 // The matrix product: every thread packs a panel of a few columns of b into its own
 // scratch, where it stays in the second-level cache, and multiplies all rows of a with
-// it. a is read where it lies unless its type or order forbids that. Every element of c
-// is summed in the order of the depth, whatever the number of threads.
+// it. A quantized b becomes numbers just before it is packed, a tile at a time. a is read
+// where it lies unless its type or order forbids that. Every element of c is summed in
+// the order of the depth, whatever the number of threads.
 #include <omp.h>
 
 #include <type_traits>
 
+#include "cpu/kernels/dequantize.h"
 #include "cpu/kernels/gemm_tile.h"
 #include "cpu/kernels/ops.h"
 #include "cpu/kernels/tile_pack.h"
@@ -20,9 +22,12 @@ constexpr int64_t kMostDepth = 1536;
 constexpr int64_t kPackedRows = 1024, kWaitingSums = 1 << 20;
 // Packing a panel takes about as long as this many strips of rows take with it.
 constexpr int64_t kPackStrips = 1;
+// Rows of a quantized b that are packed at a time where they lie along the depth.
+constexpr int64_t kTileDepth = 64;
 
 struct Product {
   Mat c, a, b;
+  QuantizedStack quantized;  // b, when it has pieces
   bool transpose_a, transpose_b, add;
   int64_t depth;
 };
@@ -32,7 +37,10 @@ struct Plan {
   bool pack_a, wait;            // a is packed; sums wait in scratch
   int64_t depth_units, depths;  // units of a block of the depth, number of blocks
   int64_t rows, cols;           // of a block of c
-  size_t a_floats, wait_floats, panel_floats;
+  int64_t tile_row;             // elements of a tile's row, of a quantized b
+  size_t a_floats, wait_floats, panel_floats, tile_floats;
+  // One thread's panel and, behind it, its tile.
+  size_t thread_floats() const { return panel_floats + tile_floats; }
 };
 
 S2FT_INLINE int64_t even_share(int64_t n, int64_t most, int64_t multiple) {
@@ -69,6 +77,11 @@ Plan make_plan(const Product& p) {
     plan.a_floats = size_t(rows) * width;
   }
   plan.panel_floats = size_t(plan.depth_units) * kPanel;
+  if (p.quantized.count) {
+    plan.tile_row = p.transpose_b ? plan.depth_units * (kDot ? 2 : 1) : kPanel;
+    const int64_t rows = p.transpose_b ? kLanes : kTileDepth;
+    plan.tile_floats = size_t(round_up_to_lanes(rows * plan.tile_row));
+  }
   return plan;
 }
 
@@ -149,7 +162,7 @@ S2FT_INLINE Panel find_panel(const Block& block, int64_t number) {
 /// would take longer than packing it.
 template <class T>
 Ahead ahead_of(const Product& p, const Block& block, int64_t number) {
-  if (number >= block.panels) return {};
+  if (number >= block.panels || p.quantized.count) return {};
   const Panel next = find_panel(block, number);
   const int64_t stride = p.b.ld * int64_t(sizeof(T)), column = block.j0 + next.begin;
   const auto at = [&](int64_t i, int64_t j) {
@@ -166,6 +179,26 @@ Ahead ahead_of(const Product& p, const Block& block, int64_t number) {
 }
 
 template <class T, bool kDot>
+void pack_quantized(const Product& p, const Plan& plan, const Block& block,
+                    int64_t column, int64_t cols, int64_t width, float* panel) {
+  T* tile = reinterpret_cast<T*>(panel + plan.panel_floats);
+  const int64_t ld = plan.tile_row;
+  if (p.transpose_b) {
+    for (int64_t j = 0; j < cols; j += kLanes) {
+      const int64_t n = min_of(kLanes, cols - j);
+      dequantize_tile(tile, ld, p.quantized, column + j, n, block.k0, block.depth);
+      pack_transposed<T, kDot>(panel + j, width, tile, ld, n, block.depth);
+    }
+    return;
+  }
+  for (int64_t k = 0; k < block.depth; k += kTileDepth) {
+    const int64_t n = min_of(kTileDepth, block.depth - k);
+    dequantize_tile(tile, ld, p.quantized, block.k0 + k, n, column, cols);
+    pack_columns<T, kDot>(panel + units<kDot>(k) * width, width, tile, ld, n, cols);
+  }
+}
+
+template <class T, bool kDot>
 void run_task(const Product& p, const Plan& plan, const Block& block, const Left& left,
               int64_t task, float* panel, float* waiting) {
   const int64_t behind = task - block.whole;
@@ -175,7 +208,9 @@ void run_task(const Product& p, const Plan& plan, const Block& block, const Left
   const auto [j, cols, vectors] = find_panel(block, number);
   const int64_t width = vectors * kLanes, column = block.j0 + j;
   const T* b = p.b.as<T>();
-  if (p.transpose_b) {
+  if (p.quantized.count) {
+    pack_quantized<T, kDot>(p, plan, block, column, cols, width, panel);
+  } else if (p.transpose_b) {
     pack_transposed<T, kDot>(panel, width, b + column * p.b.ld + block.k0, p.b.ld, cols,
                              block.depth);
   } else {
@@ -252,7 +287,7 @@ void product(const Product& p, float* scratch) {
   float* panels = waiting + round_up_to_lanes(int64_t(plan.wait_floats));
 #pragma omp parallel
   work<T, kDot>(p, plan, packed, waiting,
-                panels + size_t(omp_get_thread_num()) * plan.panel_floats);
+                panels + size_t(omp_get_thread_num()) * plan.thread_floats());
 }
 
 template <class T, bool kDot>
@@ -260,7 +295,7 @@ size_t scratch_bytes(const Product& p) {
   const Plan plan = make_plan<T, kDot>(p);
   return sizeof(float) * (size_t(round_up_to_lanes(int64_t(plan.a_floats))) +
                           size_t(round_up_to_lanes(int64_t(plan.wait_floats))) +
-                          size_t(omp_get_max_threads()) * plan.panel_floats);
+                          size_t(omp_get_max_threads()) * plan.thread_floats());
 }
 
 /// What remains of a product over nothing: c = 0, or c as it was.
@@ -272,32 +307,61 @@ void empty_product(const Product& p) {
   }
 }
 
-Product product_of(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta) {
-  return {c, a, b, transpose_a, transpose_b, beta != 0, transpose_a ? a.rows : a.cols};
-}
-
 bool empty(const Product& p) {
   return p.c.rows == 0 || p.c.cols == 0 || p.depth == 0;
+}
+
+size_t scratch_of(const Product& p) {
+  if (empty(p)) return 0;
+  return p.a.dtype == DType::f32 ? scratch_bytes<float, false>(p)
+                                 : scratch_bytes<bf16, kDotBf16>(p);
+}
+
+void run(const Product& p, void* scratch) {
+  if (p.c.rows == 0 || p.c.cols == 0) return;
+  if (p.depth == 0) return empty_product(p);
+  float* at = static_cast<float*>(scratch);
+  if (p.a.dtype == DType::f32) return product<float, false>(p, at);
+  product<bf16, kDotBf16>(p, at);
+}
+
+Product product_of(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta) {
+  return {c,           a,           b,         {},
+          transpose_a, transpose_b, beta != 0, transpose_a ? a.rows : a.cols};
+}
+
+Product product_of(Mat c, Mat a, QuantizedStack b, bool transpose_b, float beta) {
+  return {c, a, {}, b, false, transpose_b, beta != 0, a.cols};
 }
 
 }  // namespace
 
 size_t gemm_scratch(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b) {
-  const Product p = product_of(c, a, transpose_a, b, transpose_b, 0);
-  if (empty(p) || is_few_rows(c, transpose_a, transpose_b)) return 0;
-  return a.dtype == DType::f32 ? scratch_bytes<float, false>(p)
-                               : scratch_bytes<bf16, kDotBf16>(p);
+  if (is_few_rows(c, transpose_a, transpose_b)) return 0;
+  return scratch_of(product_of(c, a, transpose_a, b, transpose_b, 0));
 }
 
 void gemm(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
           void* scratch) {
   const Product p = product_of(c, a, transpose_a, b, transpose_b, beta);
-  if (c.rows == 0 || c.cols == 0) return;
-  if (p.depth == 0) return empty_product(p);
-  if (is_few_rows(c, transpose_a, transpose_b)) return few_rows(c, a, b, p.add);
-  float* at = static_cast<float*>(scratch);
-  if (a.dtype == DType::f32) return product<float, false>(p, at);
-  product<bf16, kDotBf16>(p, at);
+  if (!empty(p) && is_few_rows(c, transpose_a, transpose_b)) {
+    return few_rows(c, a, b, p.add);
+  }
+  run(p, scratch);
+}
+
+size_t gemm_quantized_scratch(Mat c, Mat a, QuantizedStack b, bool transpose_b) {
+  if (is_few_rows(c, false, transpose_b)) return few_rows_scratch(a);
+  return scratch_of(product_of(c, a, b, transpose_b, 0));
+}
+
+void gemm_quantized(Mat c, Mat a, QuantizedStack b, bool transpose_b, float beta,
+                    void* scratch) {
+  const Product p = product_of(c, a, b, transpose_b, beta);
+  if (!empty(p) && is_few_rows(c, false, transpose_b)) {
+    return few_rows_quantized(c, a, b, p.add, scratch);
+  }
+  run(p, scratch);
 }
 
 }  // namespace s2ft::S2FT_ISA

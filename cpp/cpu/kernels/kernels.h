@@ -16,6 +16,7 @@ struct Kernels {
   void (*add)(Mat y, Mat x);
   void (*scale)(Mat y, float factor);
   void (*gather_rows)(Mat y, Mat x, const int32_t* rows);
+  void (*gather_cols)(Mat y, Mat x, const int32_t* cols);
   void (*scatter_add_rows)(Mat y, Mat x, const int32_t* rows);
   void (*permute_cols)(Mat x, const int32_t* order, void* scratch);  // one row a thread
   void (*add_bias)(Mat y, Mat bias);
@@ -57,6 +58,12 @@ struct Kernels {
   size_t (*gemm_scratch)(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b);
   void (*gemm)(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
                void* scratch);
+  // The same with a quantized b; a is not transposed.
+  size_t (*gemm_quantized_scratch)(Mat c, Mat a, QuantizedStack b, bool transpose_b);
+  void (*gemm_quantized)(Mat c, Mat a, QuantizedStack b, bool transpose_b, float beta,
+                         void* scratch);
+  // y = the rows and columns of x from (row, col) on
+  void (*dequantize)(Mat y, QuantizedStack x, int64_t row, int64_t col);
   // Multiply-adds between registers, by one thread; returns how many floating-point
   // operations they were. `dot`: pairs of bf16, where the instruction set has them.
   double (*register_products)(bool dot, int64_t rounds);

@@ -17,6 +17,7 @@ void dropout(Mat y, Mat x, float p, uint64_t seed);
 double sum_of_squares(Mat x, double* partial);
 // rows.cpp
 void gather_rows(Mat y, Mat x, const int32_t* rows);
+void gather_cols(Mat y, Mat x, const int32_t* cols);
 void scatter_add_rows(Mat y, Mat x, const int32_t* rows);
 void permute_cols(Mat x, const int32_t* order, void* scratch);
 // rms_norm.cpp
@@ -51,6 +52,10 @@ double register_products(bool dot, int64_t rounds);
 // few_rows.cpp
 bool is_few_rows(Mat c, bool transpose_a, bool transpose_b);
 void few_rows(Mat c, Mat a, Mat b, bool add);
+size_t few_rows_scratch(Mat a);
+void few_rows_quantized(Mat c, Mat a, QuantizedStack b, bool add, void* scratch);
+// dequantize.cpp
+void dequantize(Mat y, QuantizedStack x, int64_t row, int64_t col);
 // vectors.cpp
 void scale_cols(Mat y, Mat x, Mat factors, bool accumulate);
 void dot_cols(Mat sum, Mat x, Mat y);
@@ -62,5 +67,8 @@ void scatter_elements(Mat y, Mat x, const int32_t* index);
 size_t gemm_scratch(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b);
 void gemm(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
           void* scratch);
+size_t gemm_quantized_scratch(Mat c, Mat a, QuantizedStack b, bool transpose_b);
+void gemm_quantized(Mat c, Mat a, QuantizedStack b, bool transpose_b, float beta,
+                    void* scratch);
 
 }  // namespace s2ft::S2FT_ISA

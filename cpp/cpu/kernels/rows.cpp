@@ -23,6 +23,20 @@ void gather_rows(Mat y, Mat x, const int32_t* rows) {
   });
 }
 
+void gather_cols(Mat y, Mat x, const int32_t* cols) {
+  with_types(y.dtype, x.dtype, [&](auto* to, auto* from) {
+    using Y = S2FT_TYPE_OF(to);
+    using X = S2FT_TYPE_OF(from);
+    split(y.rows, y.count(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        Y* yi = row<Y>(y, i);
+        const X* xi = row<X>(x, i);
+        for (int64_t j = 0; j < y.cols; ++j) put(yi, j, get(xi, cols[j]));
+      }
+    });
+  });
+}
+
 // Threads own columns: repeated rows meet no race and add up in the order of i.
 void scatter_add_rows(Mat y, Mat x, const int32_t* rows) {
   with_types(y.dtype, x.dtype, [&](auto* to, auto* from) {

@@ -10,6 +10,7 @@ const Kernels& kernels() {
       add,
       scale,
       gather_rows,
+      gather_cols,
       scatter_add_rows,
       permute_cols,
       add_bias,
@@ -37,6 +38,9 @@ const Kernels& kernels() {
       scatter_elements,
       gemm_scratch,
       gemm,
+      gemm_quantized_scratch,
+      gemm_quantized,
+      dequantize,
       register_products,
   };
   return table;
