@@ -33,6 +33,7 @@ const CONFIG = 'adapter_config.json'
 const WEIGHTS = 'adapter_model.safetensors'
 /** Where a LoRA adapter keeps its base's fingerprint: PEFT warns of unknown config keys. */
 const FINGERPRINT = 's2ft_base_fingerprint'
+const QUANTIZATION = 's2ft_base_quantization'
 
 function checkTensors(info: AdapterInfo, tensors: Adapter['tensors'], where: string): void {
   if (info.type === 's2ft') checkS2ftTensors(info, tensors, where)
@@ -112,6 +113,8 @@ export class Adapter {
     checkTensors(info, map, file)
     const fingerprint = metadata[FINGERPRINT]
     if (fingerprint !== undefined) info.baseFingerprint = fingerprint
+    const quantization = metadata[QUANTIZATION]
+    if (quantization === 'int8' || quantization === 'nf4') info.quantization = quantization
     return new Adapter(info, map, { ranks, alphas })
   }
 
@@ -125,6 +128,9 @@ export class Adapter {
       const metadata: Record<string, string> = { format: 'pt' }
       if (this.info.type === 'lora' && this.info.baseFingerprint !== undefined) {
         metadata[FINGERPRINT] = this.info.baseFingerprint
+      }
+      if (this.info.type === 'lora' && this.info.quantization) {
+        metadata[QUANTIZATION] = this.info.quantization
       }
       const named = this.info.type === 'lora' ? toPeftNames(this.tensors) : this.tensors
       const tensors = Object.fromEntries([...named].sort(([a], [b]) => (a < b ? -1 : 1)))

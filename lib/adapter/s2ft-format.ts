@@ -37,6 +37,7 @@ const schema = z.looseObject({
       channels: count,
     })
     .optional(),
+  base_quantization: z.enum(['int8', 'nf4']).optional(),
 })
 
 export function deltaName(module: string): string {
@@ -58,6 +59,7 @@ export function s2ftConfig(info: S2ftAdapterInfo): Record<string, unknown> {
     selection: info.selection,
     seed: info.seed,
     ...(info.units && { units: info.units }),
+    ...(info.quantization && { base_quantization: info.quantization }),
   }
 }
 
@@ -90,6 +92,7 @@ export function parseS2ftConfig(raw: unknown, file: string): S2ftAdapterInfo {
     selection: found.selection as S2ftAdapterInfo['selection'],
     seed: found.seed,
     ...(found.units && { units: found.units }),
+    ...(found.base_quantization && { quantization: found.base_quantization }),
   }
 }
 

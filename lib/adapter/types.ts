@@ -1,5 +1,5 @@
 // What an adapter says about itself.
-import type { ModuleKind, Tensor } from '../native/binding.js'
+import type { ModuleKind, Quantization, Tensor } from '../native/binding.js'
 import type { Allocation, SelectionOrder, SelectionStrategy } from './selection.js'
 
 export type { Tensor }
@@ -23,6 +23,8 @@ export interface S2ftAdapterInfo {
   seed: number
   /** Sizes that the indices are read by; absent in adapters of early versions. */
   units?: S2ftUnits
+  /** How the base was stored while this was trained; absent: in full. */
+  quantization?: Quantization
 }
 
 /** How the units were chosen. */
@@ -60,6 +62,8 @@ export interface LoraAdapterInfo {
   dora?: boolean
   /** Short names, sorted. */
   targetModules: string[]
+  /** How the base was stored while this was trained; absent: in full, or PEFT did not say. */
+  quantization?: Quantization
 }
 
 export interface SparseAdapterInfo {

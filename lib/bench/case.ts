@@ -3,7 +3,7 @@
 import { Model, type Sample, Trainer } from '../index.js'
 import { devices } from '../model/devices.js'
 import { trainedTokens } from '../model/samples.js'
-import type { NativeMemoryPlan, Recompute } from '../native/binding.js'
+import type { NativeMemoryPlan, Quantization, Recompute } from '../native/binding.js'
 import { native } from '../native/load.js'
 import { availableMemory } from '../trainer/memory.js'
 import { methodOf } from './method.js'
@@ -15,6 +15,8 @@ export interface CaseSpec {
   method: BenchMethod
   dtype: 'bf16' | 'f32'
   device: 'cpu' | 'cuda' | 'auto'
+  /** This engine only; default 'none'. */
+  quantize?: Quantization | 'none'
   /** Default 'auto'. */
   arithmetic?: 'auto' | 'native' | 'widen'
   batch: number
@@ -72,9 +74,10 @@ function randomTokens(count: number, vocabulary: number, seed: number): Int32Arr
 
 async function measure(spec: CaseSpec): Promise<CaseResult> {
   const { device, dtype, threads, batch, sequence, arithmetic = 'auto', recompute } = spec
+  const { quantize = 'none' } = spec
   native()
   const baseBytes = process.memoryUsage.rss()
-  await using model = await Model.load(spec.model, { device, dtype, threads, arithmetic })
+  await using model = await Model.load(spec.model, { device, dtype, quantize, threads, arithmetic })
   await using trainer = new Trainer(model, {
     method: methodOf(spec),
     learningRate: 1e-4,

@@ -45,7 +45,12 @@ export interface MemorySummary extends Omit<CaseSummary, 'type'>, MemoryFigures 
 type DType = CaseSpec['dtype']
 
 export interface MemoryOptions {
-  methods: readonly BenchMethod[]
+  /** Methods, over how their base is stored. */
+  methods: readonly {
+    name: string
+    method: BenchMethod
+    quantize: NonNullable<CaseSpec['quantize']>
+  }[]
   recompute: readonly Recompute[]
   dtypes: readonly DType[]
   device: CaseSpec['device']
@@ -71,8 +76,11 @@ export function memoryCases(
   const sizes = { vocabulary: shape.vocab_size, intermediate: shape.intermediate_size }
   return dtypes.flatMap((dtype) => {
     const spec = { ...common, ...sizes, model: directories[dtype]!, dtype }
-    const own = methods.flatMap((method) =>
-      recompute.map((policy) => ({ name: method, spec: { ...spec, method, recompute: policy } })),
+    const own = methods.flatMap(({ name, method, quantize }) =>
+      recompute.map((policy) => ({
+        name,
+        spec: { ...spec, method, quantize, recompute: policy },
+      })),
     )
     if (python === undefined) return own
     const peer = { python, variant: 'eager' } as const
@@ -139,7 +147,7 @@ export function summariseMemory(
       return results[at]
     }
     const none = find(
-      (c) => !peer && !c.peer && c.spec.method === method && c.spec.recompute === 'none',
+      (c) => !peer && !c.peer && c.name === item.name && c.spec.recompute === 'none',
     )
     const against = memoryPeers.flatMap((name): [string, Ratio][] => {
       const other = find((c) => c.peer !== undefined && c.name === name)

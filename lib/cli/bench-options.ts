@@ -9,6 +9,7 @@ import {
   peerMethods,
   peerVariants,
 } from '../bench/peers.js'
+import type { Quantization } from '../native/binding.js'
 import { valued } from './common.js'
 import { usage } from './output.js'
 import { integer, listOf } from './parse.js'
@@ -54,6 +55,42 @@ export function addMethodOptions(
         64,
       ),
     )
+}
+
+export interface QuantizeOptions {
+  quantize: (Quantization | 'none')[]
+}
+
+export function addQuantizeOption(command: Command): Command {
+  return command.addOption(
+    valued(
+      '--quantize <list>',
+      'none, int8, nf4: how frozen weights are stored; full has none that are frozen',
+      listOf('none', 'int8', 'nf4'),
+    ).default(['none'], 'none'),
+  )
+}
+
+/** A method over a base that is stored in one of the ways. */
+export interface OwnCase {
+  name: string
+  method: BenchMethod
+  quantize: Quantization | 'none'
+}
+
+/** Every method over every base; names tell them apart: s2ft, s2ft-nf4. */
+export function ownCases({
+  methods,
+  quantize,
+}: Pick<MethodOptions, 'methods'> & QuantizeOptions): OwnCase[] {
+  const cases = quantize.flatMap((kind) =>
+    methods.flatMap((method): OwnCase[] => {
+      if (kind === 'none') return [{ name: method, method, quantize: kind }]
+      return method === 'full' ? [] : [{ name: `${method}-${kind}`, method, quantize: kind }]
+    }),
+  )
+  if (cases.length === 0) throw usage("option '--quantize': expected none for --methods full")
+  return cases
 }
 
 export function addPeerOptions(command: Command, defaultMethods: string): Command {

@@ -33,6 +33,15 @@ export function valued<T>(
   return fallback === undefined ? option : option.default(fallback)
 }
 
+/** For commands that only read a model. */
+export function quantizeOption(): Option {
+  return valued(
+    '--quantize <type>',
+    "keep the blocks' linear weights in 8 or 4 bits: int8, nf4",
+    oneOf('int8', 'nf4'),
+  )
+}
+
 /**
  * A command with the common options. `run` gets the option values by their camelCase names;
  * modules that need the native addon belong inside it, so that --help works without.

@@ -1,16 +1,22 @@
 // Loads what most commands work on: a model, with an adapter fused into it when one is named.
 import type { Model } from '../model/model.js'
+import type { Quantization } from '../native/binding.js'
 import type { CommonOptions } from './common.js'
 
 /** The caller disposes the model. */
 export async function loadModel(
-  options: CommonOptions & { model: string; adapter?: string | undefined; force?: boolean },
+  options: CommonOptions & {
+    model: string
+    adapter?: string | undefined
+    force?: boolean
+    quantize?: Quantization | undefined
+  },
 ): Promise<Model> {
   const { Adapter, Model } = await import('../index.js')
   // A wrong adapter is told before the weights are read.
   const adapter = options.adapter === undefined ? undefined : await Adapter.load(options.adapter)
-  const { device, dtype, threads, arithmetic } = options
-  const model = await Model.load(options.model, { device, dtype, threads, arithmetic })
+  const { device, dtype, threads, arithmetic, quantize = 'none' } = options
+  const model = await Model.load(options.model, { device, dtype, threads, arithmetic, quantize })
   try {
     if (adapter) await model.fuse(adapter, { force: options.force === true })
     return model

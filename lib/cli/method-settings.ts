@@ -162,7 +162,8 @@ export const methodSettings: Omit<Setting, 'group'>[] = [
   {
     key: 'quantize',
     value: 'type',
-    description: 'quantize the frozen weights: int8, nf4 (comes in a later release)',
+    description:
+      "s2ft, lora, dora, loreft: keep the blocks' frozen weights in 8 or 4 bits: int8, nf4 (QLoRA's)",
     read: oneOf('int8', 'nf4'),
   },
   {

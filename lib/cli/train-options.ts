@@ -3,10 +3,9 @@
 import type { Command } from 'commander'
 import type { Adapter } from '../adapter/adapter.js'
 import type { TemplateName } from '../data/index.js'
-import { S2FTError } from '../errors.js'
 import { dora, full, galore, lisa, lora, loreft, sparse } from '../method/index.js'
 import type { Method, SparseMethod } from '../method/types.js'
-import type { Recompute } from '../native/binding.js'
+import type { Quantization, Recompute } from '../native/binding.js'
 import type { SchedulerName, TrainerOptions } from '../trainer/types.js'
 import { readConfigFile } from './config-file.js'
 import type { implementedMethods } from './method-settings.js'
@@ -46,7 +45,7 @@ export interface TrainSettings extends SelectionSettings {
   loreftDropout?: number
   lisaLayers?: number
   lisaInterval?: number
-  quantize?: string
+  quantize?: Quantization
   learningRate?: number
   lrScheduler?: SchedulerName
   warmupSteps?: number
@@ -114,6 +113,7 @@ const methodsOf: Partial<Record<keyof TrainSettings, MethodName[]>> = {
   loraRankPattern: lowRank,
   loraAlphaPattern: lowRank,
   targetModules: [...lowRank, 'sparse'],
+  quantize: ['s2ft', ...lowRank, 'loreft'],
   sparseShare: ['sparse'],
   sparseSelection: ['sparse'],
   sparseCalibrationShare: ['sparse'],
@@ -152,16 +152,9 @@ function targets({ targetModules: found }: TrainSettings): string[] | 'all-linea
   return found?.length === 1 && found[0] === 'all-linear' ? 'all-linear' : found
 }
 
-/**
- * The method asked for; S²FT leaves alone what `avoid` trains. Throws UNSUPPORTED for what comes in later
- * releases.
- */
+/** The method asked for; S²FT leaves alone what `avoid` trains. */
 export function methodOf(settings: TrainSettings, avoid: readonly Adapter[] = []): Method {
-  const { method = 's2ft', quantize, seed = 0 } = settings
-  if (quantize !== undefined) {
-    const message = `--quantize ${quantize} comes in a later release: leave it out (--dtype bf16 halves the weights)`
-    throw new S2FTError('UNSUPPORTED', message)
-  }
+  const { method = 's2ft', seed = 0 } = settings
   if (method === 'full') return full()
   if (method === 'lisa') {
     return lisa(given({ layers: settings.lisaLayers, interval: settings.lisaInterval, seed }))

@@ -59,8 +59,14 @@ export class TrainReport {
   private plan(event: PlanEvent): void {
     const { model } = this
     const share = event.trainableParameters / model.parameters
-    const { device, dtype } = model
-    this.out.event({ ...event, trainableShare: share, device, dtype })
+    const { device, dtype, quantization } = model
+    this.out.event({
+      ...event,
+      trainableShare: share,
+      device,
+      dtype,
+      ...(quantization && { quantization }),
+    })
     this.out.line(
       `trainable      ${grouped(event.trainableParameters)} of ${grouped(model.parameters)} parameters (${percent(share)}), ` +
         `as many as LoRA of rank ${Number(event.equalLoraRank.toPrecision(3))} on all linear layers`,
@@ -77,7 +83,7 @@ export class TrainReport {
     this.out.line(`memory plan    ${bytes(event.total)} of ${bytes(event.available)}: ${parts}`)
     const from = event.step > 0 ? `, resumed at step ${event.step}` : ''
     this.out.line(
-      `steps          ${event.totalSteps} (${event.stepsPerEpoch} an epoch${from}); ${device}, ${dtype}`,
+      `steps          ${event.totalSteps} (${event.stepsPerEpoch} an epoch${from}); ${device}, ${dtype}${quantization ? ` over ${quantization}` : ''}`,
     )
     this.progress.start(event.totalSteps, event.step)
   }

@@ -6,7 +6,7 @@ import { Fusion } from '../adapter/fusion.js'
 import type { FuseOptions } from '../adapter/types.js'
 import { generateBatchTexts, generateTokens } from '../engine/generate.js'
 import { S2FTError } from '../errors.js'
-import type { DType, NativeModel } from '../native/binding.js'
+import type { DType, NativeModel, Quantization } from '../native/binding.js'
 import { native } from '../native/load.js'
 import { Tokenizer } from '../tokenizer/index.js'
 import { readModelConfig } from './config.js'
@@ -50,6 +50,8 @@ export class Model {
     readonly config: ModelConfig,
     readonly device: Device,
     readonly dtype: DType,
+    /** How the blocks' linear weights are stored, when not as `dtype`. */
+    readonly quantization: Quantization | undefined,
     /** CPUs in use; part of what makes a run repeatable bit by bit. */
     readonly threads: number,
     /** What multiplies bf16 weights, as asked for or measured at loading. */
@@ -64,7 +66,7 @@ export class Model {
    * DEVICE_UNAVAILABLE, each naming file and field or tensor.
    */
   static async load(directory: string, options: LoadOptions = {}): Promise<Model> {
-    const { device, dtype, threads, arithmetic } = loadOptions(options)
+    const { device, dtype, quantize, threads, arithmetic } = loadOptions(options)
     const found = await stat(directory).catch(() => undefined)
     if (!found?.isDirectory()) {
       throw new S2FTError('IO', `expected a model directory at ${directory}, found none`)
@@ -73,9 +75,18 @@ export class Model {
     const files = await weightFiles(directory)
     const stored = dtype === 'auto' ? await checkpointDtype(files[0]!) : dtype
     const place = device === 'auto' ? 'cpu' : device
-    const spec = { config: config.native, files, dtype: stored, device: place, threads, arithmetic }
-    const handle = await native().loadModel(spec)
-    return new Model(handle, directory, config, place, stored, handle.threads, handle.arithmetic)
+    const handle = await native().loadModel({
+      config: config.native,
+      files,
+      dtype: stored,
+      quantize,
+      device: place,
+      threads,
+      arithmetic,
+    })
+    const kept = quantize === 'none' ? undefined : quantize
+    const { threads: used, arithmetic: measured } = handle
+    return new Model(handle, directory, config, place, stored, kept, used, measured)
   }
 
   /** Native bytes of the weights. */
@@ -252,9 +263,17 @@ export class Model {
   /**
    * Writes a complete Hugging Face directory, or nothing: weights as they are now (fused
    * adapters included), config.json, tokenizer, chat template. Throws UNSUPPORTED while a LoReFT
-   * adapter, which changes no weights, is fused or trained.
+   * adapter, which changes no weights, is fused or trained, and for a quantized model, which has
+   * lost what a checkpoint holds.
    */
   async save(directory: string, options: SaveOptions = {}): Promise<void> {
+    if (this.quantization) {
+      throw new S2FTError(
+        'UNSUPPORTED',
+        `expected a model with all of its weights to save, found one quantized to ${this.quantization}: ` +
+          'load it without quantization, fuse the adapter and save that',
+      )
+    }
     await saveModel(this.native(), this.directory, directory, options)
   }
 

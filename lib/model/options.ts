@@ -6,6 +6,7 @@ import { validate } from './validate.js'
 const schema = z.strictObject({
   device: z.enum(['cpu', 'cuda', 'auto']).default('auto'),
   dtype: z.enum(['f32', 'bf16', 'auto']).default('auto'),
+  quantize: z.enum(['none', 'int8', 'nf4']).default('none'),
   threads: z.number().int().nonnegative().max(1024).default(0),
   arithmetic: z.enum(['auto', 'native', 'widen']).default('auto'),
 })

@@ -1,9 +1,8 @@
 // What users pass to a Model and get back from it.
-import type { DType, NativeModelConfig, Sample } from '../native/binding.js'
+import type { DType, NativeModelConfig, Quantization, Sample } from '../native/binding.js'
 import type { ChatMessage } from '../tokenizer/index.js'
 
-export type { ChatMessage }
-
+export type { ChatMessage, Quantization }
 export type Device = 'cpu' | 'cuda'
 /** Architectures that can be loaded, by their `model_type`. */
 export type ModelFamily = 'llama' | 'mistral' | 'qwen2' | 'qwen3'
@@ -30,6 +29,11 @@ export interface LoadOptions {
   device?: Device | 'auto'
   /** Storage of the weights. 'auto' (default): bf16 for BF16 checkpoints, else f32. */
   dtype?: DType | 'auto'
+  /**
+   * Stores the blocks' linear weights, which then cannot change, in 8 or 4 bits (docs/quantization.md).
+   * Trains s2ft, lora and dora; cannot be saved. Default 'none'.
+   */
+  quantize?: Quantization | 'none'
   /** 0 (default): all CPUs of this process. */
   threads?: number
   /** What multiplies bf16 weights; 'auto' (default) measures. */

@@ -4,6 +4,8 @@
 export type DType = 'f32' | 'bf16'
 /** Element types of safetensors files that the package writes or reads into memory. */
 export type TensorDType = 'F32' | 'BF16' | 'F16' | 'I32'
+/** How frozen linear weights are stored; nf4 with double quantization. */
+export type Quantization = 'int8' | 'nf4'
 export type Recompute = 'none' | 'selective' | 'block'
 
 /** One tensor outside the engine; BF16 and F16 travel as their bits. */
@@ -48,6 +50,7 @@ export interface NativeModelSpec {
   /** Safetensors files; tensors are found by their checkpoint names. */
   files: string[]
   dtype: DType
+  quantize: Quantization | 'none'
   device: 'cpu' | 'cuda'
   /** 0: all CPUs of this process. */
   threads: number

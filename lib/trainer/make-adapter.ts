@@ -52,9 +52,14 @@ function s2ftAdapter(
       selection: selectionOf(method),
       seed: method.seed,
       units: { layers, heads, kv_heads: kvHeads, head_dim: headDim, channels: intermediateSize },
+      ...baseQuantization(session),
     },
     tensors,
   )
+}
+
+function baseQuantization({ model: { quantization } }: Session) {
+  return quantization ? { quantization } : {}
 }
 
 function sparseAdapter(
@@ -143,6 +148,7 @@ export async function makeAdapter(session: Session): Promise<Adapter> {
       rslora: method.rslora,
       ...(method.kind === 'dora' ? { dora: true } : {}),
       targetModules: targetNames(modules, session.model.config.native.layers),
+      ...baseQuantization(session),
     },
     tensors,
     { ranks: { ...method.rankPattern }, alphas: { ...method.alphaPattern } },

@@ -49,6 +49,7 @@ export function runSignature(
   return {
     base: run.baseFingerprint,
     dtype: model.dtype,
+    ...(model.quantization ? { quantization: model.quantization } : {}),
     device: model.device,
     data: run.data,
     samples: run.samples,

@@ -12,9 +12,12 @@ import { makeBenchCommand } from '../bench-command.js'
 import { benchDirectory, benchShape } from '../bench-model.js'
 import {
   addMethodOptions,
+  addQuantizeOption,
   type BenchDtype,
   checkChannels,
   type MethodOptions,
+  ownCases,
+  type QuantizeOptions,
 } from '../bench-options.js'
 import { withScratch } from '../bench-run.js'
 import { type CommonOptions, valued } from '../common.js'
@@ -22,7 +25,7 @@ import type { Output } from '../output.js'
 import { integer, listOf } from '../parse.js'
 import { table } from '../table.js'
 
-interface Options extends MethodOptions {
+interface Options extends MethodOptions, QuantizeOptions {
   model: string
   recompute: Recompute[]
   batch: number
@@ -59,6 +62,7 @@ export function benchMemoryCommand(): Command {
           valued('--warmup <n>', 'steps before them that do not count', integer({ min: 0 }), 1),
         )
         .option('--python <path>', 'Python with torch, transformers and peft: measure PEFT too')
+      addQuantizeOption(command)
       return addMethodOptions(command, { methods: [...standardMethods], rounds: 3 })
     },
     run,
@@ -73,7 +77,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
   const { summariseMemory } = await import('../../bench/memory.js')
   const shape = await benchShape(options.model)
   checkChannels(options, shape.intermediate_size)
-  const { model, rounds, dtype, json: _, ...rest } = options
+  const { model, rounds, dtype, methods, quantize, json: _, ...rest } = options
   const dtypes: BenchDtype[] = dtype === 'auto' ? ['bf16', 'f32'] : [dtype]
   await withScratch(out, async (scratch, signal) => {
     if (options.python !== undefined) out.keep(await peerVersions(options.python, signal))
@@ -81,7 +85,11 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     for (const type of dtypes) {
       directories[type] = await benchDirectory(model, shape, type, scratch)
     }
-    const cases = memoryCases({ ...rest, dtypes }, shape, directories)
+    const cases = memoryCases(
+      { ...rest, methods: ownCases({ methods, quantize }), dtypes },
+      shape,
+      directories,
+    )
     const results = await runRounds(
       cases,
       rounds,

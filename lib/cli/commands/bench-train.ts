@@ -14,19 +14,22 @@ import { benchDirectory, benchShape } from '../bench-model.js'
 import {
   addMethodOptions,
   addPeerOptions,
+  addQuantizeOption,
   type BenchDtype,
   checkChannels,
   type MethodOptions,
+  ownCases,
   type PeerOptions,
   peersOf,
   plannedPeers,
+  type QuantizeOptions,
 } from '../bench-options.js'
 import { measureCases, reportTable, withScratch } from '../bench-run.js'
 import { type CommonOptions, valued } from '../common.js'
 import type { Output } from '../output.js'
 import { integer } from '../parse.js'
 
-interface Options extends MethodOptions, PeerOptions {
+interface Options extends MethodOptions, QuantizeOptions, PeerOptions {
   model: string
   batch: number
   sequence: number
@@ -52,6 +55,7 @@ export function benchTrainCommand(): Command {
         .addOption(
           valued('--warmup <n>', 'steps before them that do not count', integer({ min: 0 }), 2),
         )
+      addQuantizeOption(command)
       addMethodOptions(command, { methods: [...standardMethods], rounds: 3 })
       return addPeerOptions(command, 'those of --methods')
     },
@@ -64,6 +68,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
   checkChannels(options, shape.intermediate_size)
   const dtype = options.dtype === 'auto' ? 'bf16' : options.dtype
   const peers = plannedPeers(options, { methods: peersOf(options.methods), dtype })
+  const own = ownCases(options)
   const tokens = options.batch * options.sequence
   await withScratch(out, async (scratch, signal) => {
     if (options.python !== undefined) out.keep(await peerVersions(options.python, signal))
@@ -74,12 +79,17 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     const { device, arithmetic, threads, batch, sequence, warmup, steps } = options
     const machine = { device, arithmetic, threads }
     const sizes = { rank: options.rank, channels: options.channels }
-    const specOf = (method: BenchMethod, type: BenchDtype): Case['spec'] => ({
+    const specOf = (
+      method: BenchMethod,
+      type: BenchDtype,
+      quantize: Case['spec']['quantize'] = 'none',
+    ): Case['spec'] => ({
       ...machine,
       ...sizes,
       model: directories.get(type)!,
       method,
       dtype: type,
+      quantize,
       batch,
       sequence,
       warmup,
@@ -88,7 +98,9 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
       intermediate: shape.intermediate_size,
     })
     const cases = [
-      ...options.methods.map((method): Case => ({ name: method, spec: specOf(method, dtype) })),
+      ...own.map(
+        ({ name, method, quantize }): Case => ({ name, spec: specOf(method, dtype, quantize) }),
+      ),
       ...peers.map((peer) => peerCase(peer, specOf(peer.method, peer.dtype), scratch)),
     ]
     await measureCases<Case, CaseResult>(
@@ -98,8 +110,10 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
         cases,
         rounds: options.rounds,
         progress: (_, result) => `${(tokens / median(result.seconds)).toFixed(0)} tokens/s`,
-        expectedLoss: (_, results) =>
-          results[cases.findIndex(({ spec }) => startsAtBase(spec.method))]?.[0]?.lossFirst,
+        expectedLoss: ({ spec: { quantize } }, results) => {
+          const like = ({ spec }: Case) => startsAtBase(spec.method) && spec.quantize === quantize
+          return results[cases.findIndex(like)]?.[0]?.lossFirst
+        },
       },
       signal,
       (done, results) => report(out, options, shape, done, results),

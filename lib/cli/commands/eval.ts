@@ -3,13 +3,15 @@ import { basename, resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { TemplateName } from '../../data/index.js'
 import type { EvalTask } from '../../eval/types.js'
-import { type CommonOptions, makeCommand, valued } from '../common.js'
+import type { Quantization } from '../../native/binding.js'
+import { type CommonOptions, makeCommand, quantizeOption, valued } from '../common.js'
 import { usage } from '../output.js'
 import { collect, integer, oneOf } from '../parse.js'
 
 /** The options as they were checked. */
 export interface EvalCommandOptions extends CommonOptions {
   model: string
+  quantize?: Quantization
   adapter?: string
   /** All data files. */
   files: string[]
@@ -53,6 +55,7 @@ export function evalCommand(): Command {
           collect,
         )
         .option('--adapter <dir>', 'adapter to fuse first')
+        .addOption(quantizeOption())
         .addOption(
           valued(
             '--task <name>',

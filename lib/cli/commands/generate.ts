@@ -1,13 +1,15 @@
 // s2ft generate: continues a prompt, streaming to stdout.
 import type { Command } from 'commander'
 import type { ChatMessage, GenerateOptions, Prompt } from '../../model/types.js'
-import { type CommonOptions, makeCommand, valued } from '../common.js'
+import type { Quantization } from '../../native/binding.js'
+import { type CommonOptions, makeCommand, quantizeOption, valued } from '../common.js'
 import { interruptSignal, loadModel } from '../load.js'
 import { type Output, usage } from '../output.js'
 import { collect, integer, number } from '../parse.js'
 
 interface Options {
   model: string
+  quantize?: Quantization
   adapter?: string
   prompt: string
   system?: string
@@ -34,6 +36,7 @@ export function generateCommand(): Command {
         .option('--adapter <dir>', 'S²FT or LoRA adapter to fuse first')
         .option('--system <text>', 'system message, for models with a chat template')
         .option('--raw', 'continue the prompt as it is, without the chat template', false)
+        .addOption(quantizeOption())
         .addOption(valued('--max-new-tokens <n>', 'tokens at most', integer({ min: 1 }), 256))
         .addOption(
           valued('--temperature <t>', '0 always takes the likeliest token', number({ min: 0 }), 0),

@@ -53,7 +53,8 @@ async function run(settings: TrainSettings, common: CommonOptions, out: Output):
   const resume = settings.resume ?? false
   await refuseForeignDirectory(settings.output, settings.overwriteOutputDir === true)
   const { Trainer } = await import('../../index.js')
-  await using model = await loadModel({ ...common, model: settings.model })
+  const { model: directory, quantize } = settings
+  await using model = await loadModel({ ...common, model: directory, quantize })
   const report = new TrainReport(out, settings, model)
   const train = await encode(model, settings.data, settings.maxSamples, settings)
   report.data('training', settings.data, train.report)
