@@ -36,8 +36,10 @@ test('only block repeats products: all of a layer but down, attention and the fa
   expect(count('loreft', 'block')).toBe(2 * (products + attention))
 })
 
+const plain = (method: 's2ft' | 'full') => ({ name: method, method, quantize: 'none' as const })
+
 const options = {
-  methods: ['s2ft', 'full'],
+  methods: [plain('s2ft'), plain('full')],
   recompute: ['block', 'none'],
   dtypes: ['bf16', 'f32'],
   device: 'cpu',
@@ -74,7 +76,12 @@ test('every method under every policy, and the peers with LoRA of each kind', ()
 })
 
 test('a policy is compared with none of its own method and type, round by round', () => {
-  const one = { ...options, methods: ['s2ft'], dtypes: ['bf16', 'f32'], python: 'p' } as const
+  const one = {
+    ...options,
+    methods: [plain('s2ft')],
+    dtypes: ['bf16', 'f32'],
+    python: 'p',
+  } as const
   const cases = memoryCases(one, shape, { bf16: 'a', f32: 'b' })
   const round = (seconds: number, peakBytes: number, own = true): CaseResult => ({
     seconds: [seconds],

@@ -97,9 +97,10 @@ describe('with the command line', () => {
   })
 
   test('flags win over the file, and required settings may come from it', () => {
-    const path = config('model: m\ndata: d\noutput: o\nquantize: int8\n')
-    expectError(s2ft(['train', '-c', path]), 'UNSUPPORTED', /--quantize int8/)
-    expectError(s2ft(['train', '-c', path, '--quantize', 'nf4']), 'UNSUPPORTED', /--quantize nf4/)
+    const path = config('model: m\ndata: d\noutput: o\nmethod: sparse\nquantize: nf4\n')
+    expectError(s2ft(['train', '-c', path]), 'USAGE', /--quantize.*found --method sparse/)
+    const other = ['train', '-c', path, '--method', 'full']
+    expectError(s2ft(other), 'USAGE', /--quantize.*found --method full/)
   })
 
   test('a missing file is an IO error', () => {

@@ -86,6 +86,31 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
       expectError(s2ft([command, ...both, ...elsewhere]), 'UNSUPPORTED', /not weights/)
     }
     expect(existsSync(join(work, 'loreft-merged'))).toBe(false)
+  test.each(['s2ft', 'dora'])('%s trains and is evaluated over nf4, and merges', (method) => {
+    const output = join(work, `${method}-nf4`)
+    const events = jsonLines(
+      s2ft(run(output, '--max-steps', '6', '--method', method, '--quantize', 'nf4')),
+    )
+    expect(events.find(({ type }) => type === 'plan')).toMatchObject({ quantization: 'nf4' })
+    const given = ['--model', model, '--adapter', output, '--json']
+    const loss = (...args: string[]) =>
+      jsonLines(s2ft(['eval', '--data', data, ...args])).at(-1)!.loss as number
+    const before = loss('--model', model, '--quantize', 'nf4', '--json')
+    expect(loss(...given, '--quantize', 'nf4')).toBeLessThan(before - 0.1)
+    jsonLines(
+      s2ft(['generate', ...given, '--quantize', 'nf4', '--prompt', '2', '--max-new-tokens', '3']),
+    )
+    jsonLines(s2ft(['merge', ...given, '--output', join(work, `${method}-nf4-merged`)]))
+  })
+
+  test('a bench table has quantized bases beside the plain one', () => {
+    const methods = ['--methods', 's2ft,full', '--quantize', 'none,nf4', '--channels', '8']
+    const small = ['--batch', '1', '--sequence', '16', '--steps', '1', '--warmup', '0']
+    const lines = jsonLines(
+      s2ft(['bench', 'train', '--model', model, ...methods, ...small, '--rounds', '1', '--json']),
+    )
+    const cases = lines.filter(({ type }) => type === 'case')
+    expect(cases.map((line) => line.method)).toEqual(['s2ft', 'full', 's2ft-nf4'])
   })
 
   test.each([

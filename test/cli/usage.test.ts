@@ -105,7 +105,6 @@ describe('what comes later is refused by name', () => {
   const train = ['train', '--model', 'm', '--data', 'd', '--output', 'o']
   const exporting = ['export', '--model', 'm', '--adapter', 'a', '--output', 'o']
   const cases: [string[], RegExp][] = [
-    [[...train, '--quantize', 'nf4'], /--quantize nf4 comes in a later release/],
     [['serve', '--model', 'm'], /later release/],
     [['bench', 'serve'], /later release/],
     [[...exporting, '--format', 'gguf'], /use --format peft/],

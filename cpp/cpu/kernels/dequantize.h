@@ -69,15 +69,18 @@ S2FT_INLINE void part_of_block(T* y, const uint8_t* codes, vf scale, int64_t beg
                                int64_t end) {
   for (int64_t at = begin / kLanes * kLanes; at < end; at += kLanes) {
     const vf x = block_levels<kKind>(codes, at) * scale;
-    if (at >= begin) {
-      store(y + at - begin, x, int(min_of(kLanes, end - at)));
+    if (at >= begin && at + kLanes <= end) {
+      store_result(y + at - begin, x);
       continue;
     }
-    float lead[kLanes];
-    store(lead, x);
-    for (int64_t i = begin; i < min_of(end, at + kLanes); ++i) {
-      put(y, i - begin, lead[i - at]);
+    if (at >= begin) {
+      store_result(y + at - begin, x, int(end - at));
+      continue;
     }
+    T lead[kLanes];
+    store_result(lead, x);
+    for (int64_t i = begin; i < min_of(end, at + kLanes); ++i)
+      y[i - begin] = lead[i - at];
   }
 }
 
@@ -95,7 +98,7 @@ S2FT_INLINE void dequantize_row(T* y, const QuantizedMat& w, int64_t row, int64_
     if (last - first == kQuantBlock) {
 #pragma GCC unroll 16
       for (int64_t at = 0; at < kQuantBlock; at += kLanes) {
-        store(y + at, block_levels<kKind>(codes, at) * scale);
+        store_result(y + at, block_levels<kKind>(codes, at) * scale);
       }
     } else {
       part_of_block<kKind>(y, codes, scale, first, last);
