@@ -51,6 +51,7 @@ export async function evaluationSettings(
           ],
     device: model.device,
     dtype: model.dtype,
+    ...(model.quantization && { quantization: model.quantization }),
     threads: model.threads,
     arithmetic: model.arithmetic,
     data,
