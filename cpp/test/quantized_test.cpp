@@ -151,7 +151,8 @@ TEST(gradients_over_quantized_weights_are_those_of_the_same_plain_weights) {
   for (Quantization kind : kKinds) {
     for (Recompute recompute :
          {Recompute::none, Recompute::selective, Recompute::block}) {
-      for (const MethodSpec& method : {s2ft_method(), lora_method(), dora_method()}) {
+      for (const MethodSpec& method :
+           {s2ft_method(), lora_method(), dora_method(), loreft_method()}) {
         const auto model = checkpoint.load(kind);
         const TinyData data = tiny_data({9, 1, 14, 2}, model->config.vocab_size);
         Tuner tuner(model, method, OptimizerSpec(), recompute);

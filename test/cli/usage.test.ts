@@ -102,7 +102,6 @@ describe('wrong calls end with status 2 and one line', () => {
 })
 
 describe('what comes later is refused by name', () => {
-  const train = ['train', '--model', 'm', '--data', 'd', '--output', 'o']
   const exporting = ['export', '--model', 'm', '--adapter', 'a', '--output', 'o']
   const cases: [string[], RegExp][] = [
     [['serve', '--model', 'm'], /later release/],
