@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "core/error.h"
@@ -139,6 +140,8 @@ Beside::Slice Beside::make_slice(Model& model, const std::string& module,
   std::set<int32_t> all;
   for (const SliceDelta* d : deltas) all.insert(d->index.begin(), d->index.end());
   slice.index.assign(all.begin(), all.end());
+  slice.place.resize(all.size());
+  std::iota(slice.place.begin(), slice.place.end(), 0);
   std::vector<char> values = checkpoint_slice(model, linear, slice.rows, slice.index);
   const int64_t n = int64_t(slice.index.size());
   const int64_t other = slice.rows ? linear.weight.cols : linear.weight.rows;
@@ -187,8 +190,8 @@ void Beside::replace(Model& model, const std::vector<const AdapterDeltas*>& adap
       linear->quantized.patch = {};
       if (slice != made_.slices.end()) {
         const Slice& s = slice->second;
-        linear->quantized.patch = {s.view, s.index.data(), int64_t(s.index.size()),
-                                   s.rows};
+        linear->quantized.patch = {s.view, s.index.data(), s.place.data(),
+                                   int64_t(s.index.size()), s.rows};
       }
       linear->part = factors == made_.factors.end() ? nullptr : factors->second.get();
     }

@@ -18,7 +18,7 @@ class Beside {
 
  private:
   struct Slice {
-    std::vector<int32_t> index;
+    std::vector<int32_t> index, place;
     bool rows = true;
     Buffer values;
     Mat view;

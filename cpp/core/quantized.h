@@ -39,6 +39,7 @@ inline constexpr float kNf4Levels[16] = {
 struct Patch {
   Mat values;                      // rows: [count, cols]; columns: [rows, count]
   const int32_t* index = nullptr;  // [count] ascending, host memory
+  const int32_t* place = nullptr;  // [count] which row or column of `values` each one is
   int64_t count = 0;
   bool rows = true;
 };

@@ -52,6 +52,15 @@ Mat weight_rows(Mat group, int64_t begin, int64_t n) {
 
 }  // namespace
 
+Mat weight_values(Backend& backend, const Linear& linear, Buffer& storage) {
+  const Mat w = linear.weight;
+  if (w) return w;
+  storage = backend.allocate(size_t(w.count()) * dtype_size(w.dtype));
+  const Mat made = mat(storage.data(), w.dtype, w.rows, w.cols);
+  backend.dequantize(made, {&linear.quantized, 1});
+  return made;
+}
+
 bool Layer::trains() const {
   for (const Linear* linear : linears)
     if (linear->part) return true;

@@ -26,6 +26,9 @@ struct Linear {
   QuantizedMat quantized = {};  // the same, frozen in few bits; empty when it is not
 };
 
+/// The layer's weight [out, in]; a quantized one, patches included, is made in `storage`.
+Mat weight_values(Backend& backend, const Linear& linear, Buffer& storage);
+
 /// A weight that only full fine-tuning trains (norms, embedding, head).
 struct Weight {
   Mat value;

@@ -88,7 +88,6 @@ void Tuner::build_patches() {
     for (int k = 0; k < kModules; ++k) {
       std::vector<int32_t> index = selected_elements(m.config, p, Module(k));
       if (index.empty()) continue;
-      std::sort(index.begin(), index.end());
       const bool rows = k != kO && k != kDown;
       Linear& linear = *m.layers[i].linears[k];
       const std::vector<char> base = checkpoint_slice(m, linear, rows, index);

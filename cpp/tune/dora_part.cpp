@@ -19,20 +19,12 @@ DoraPart::DoraPart(Backend& backend, const Linear& linear, const LoraOptions& op
   Arena arena(storage_.back().data());
   place(arena);
   Buffer storage;
-  const Mat weight = base_weight(backend, storage);
+  const Mat weight = weight_values(backend, linear_, storage);
   backend.dot_rows(base_squares_, weight, weight);
   backend.synchronize();
   backend.inverse_sqrt(inverse_norms_, base_squares_);
   backend.scale_cols(initial, base_squares_, inverse_norms_, false);
   add(backend, linear, ".lora_magnitude_vector", "lora_magnitude_vector", initial);
-}
-
-Mat DoraPart::base_weight(Backend& backend, Buffer& storage) const {
-  if (linear_.weight) return linear_.weight;
-  storage = backend.allocate(size_t(out_ * in_) * dtype_size(dtype_));
-  const Mat weight = mat(storage.data(), dtype_, out_, in_);
-  backend.dequantize(weight, {&linear_.quantized, 1});
-  return weight;
 }
 
 void DoraPart::layout_saved(Arena& arena, int64_t tokens, bool training) {
@@ -79,7 +71,7 @@ void DoraPart::refresh(Backend& backend) {
   Arena arena(scratch.data());
   place(arena);
   Buffer storage;
-  backend.matmul(inner, base_weight(backend, storage), false, a, true, 0);
+  backend.matmul(inner, weight_values(backend, linear_, storage), false, a, true, 0);
   backend.scale(inner, 2 / scale);
   backend.matmul(gram, a, false, a, true, 0);
   backend.copy(factor, b);

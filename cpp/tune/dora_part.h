@@ -31,9 +31,6 @@ class DoraPart : public LoraPart {
  private:
   Parameter& magnitude() { return *parameters[2]; }
 
-  /// The layer's weight [out, in]; a quantized one is made in `storage`.
-  Mat base_weight(Backend& backend, Buffer& storage) const;
-
   bool keeps_product_;
   const Linear& linear_;
   Mat base_squares_;   // (1, out) |W|^2

@@ -1,6 +1,8 @@
 #include "tune/parts.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/rng.h"
 
@@ -83,6 +85,11 @@ PatchPart::PatchPart(Backend& backend, const Linear& linear, bool rows,
                      std::vector<int32_t> index, const std::vector<char>& base)
     : rows_(rows), in_(linear.weight.cols) {
   const int64_t n = int64_t(index.size());
+  place_.resize(index.size());
+  std::iota(place_.begin(), place_.end(), 0);
+  std::sort(place_.begin(), place_.end(),
+            [&](int32_t a, int32_t b) { return index[size_t(a)] < index[size_t(b)]; });
+  for (int32_t at : place_) sorted_.push_back(index[size_t(at)]);
   storage_.push_back(backend.allocate(base.size()));
   backend.upload(storage_.back().data(), base.data(), base.size());
   const Mat weight = mat(storage_.back().data(), linear.weight.dtype,
@@ -92,7 +99,7 @@ PatchPart::PatchPart(Backend& backend, const Linear& linear, bool rows,
 
 Patch PatchPart::patch() const {
   const Parameter& p = *parameters[0];
-  return {p.weight, p.index.data(), int64_t(p.index.size()), rows_};
+  return {p.weight, sorted_.data(), place_.data(), int64_t(sorted_.size()), rows_};
 }
 
 void PatchPart::layout_saved(Arena& arena, int64_t tokens, bool training) {

@@ -66,8 +66,8 @@ class ColsPart : public TunedPart {
 /// needs of them is gathered.
 class PatchPart : public TunedPart {
  public:
-  /// index: ascending rows of the output or columns of the input; `base` their values,
-  /// [count, in] or [out, count] in the model's dtype, on the host.
+  /// index: rows of the output or columns of the input; `base` their values in the same
+  /// order, [count, in] or [out, count] in the model's dtype, on the host.
   PatchPart(Backend& backend, const Linear& linear, bool rows, std::vector<int32_t> index,
             const std::vector<char>& base);
   Columns input_needed() const override { return {0, rows_ ? in_ : 0}; }
@@ -80,6 +80,7 @@ class PatchPart : public TunedPart {
  private:
   bool rows_;
   int64_t in_;
+  std::vector<int32_t> sorted_, place_;
   Mat gathered_;  // (T, count): x's columns since forward, or dy's in backward
 };
 

@@ -49,9 +49,12 @@ void take_roots(UnitScores& scores) {
 UnitScores weight_scores(Backend& backend, const ModelConfig& config, const Layer& layer,
                          const LayerCounts& counts) {
   UnitScores scores;
-  for (int m = 0; m < kModules; ++m)
-    if (counts[m] > 0)
-      add_squares(backend, config, Module(m), layer.linears[m]->weight, scores);
+  for (int m = 0; m < kModules; ++m) {
+    if (counts[m] == 0) continue;
+    Buffer storage;
+    const Mat weight = weight_values(backend, *layer.linears[m], storage);
+    add_squares(backend, config, Module(m), weight, scores);
+  }
   take_roots(scores);
   return scores;
 }

@@ -146,7 +146,8 @@ S2FT_INLINE void dequantize_piece(T* y, int64_t ldy, const QuantizedMat& w, int6
     const int64_t end = first_not_below(patch, col + cols);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t k = begin; k < end; ++k) {
-        y[i * ldy + patch.index[k] - col] = values[(row + i) * patch.values.ld + k];
+        y[i * ldy + patch.index[k] - col] =
+            values[(row + i) * patch.values.ld + patch.place[k]];
       }
     }
     return;
@@ -154,7 +155,7 @@ S2FT_INLINE void dequantize_piece(T* y, int64_t ldy, const QuantizedMat& w, int6
   int64_t next = first_not_below(patch, row);
   for (int64_t i = 0; i < n; ++i) {
     if (next < patch.count && patch.index[next] == row + i) {
-      std::memcpy(y + i * ldy, values + next++ * patch.values.ld + col,
+      std::memcpy(y + i * ldy, values + patch.place[next++] * patch.values.ld + col,
                   size_t(cols) * sizeof(T));
     } else {
       dequantize_row(y + i * ldy, w, row + i, col, col + cols);

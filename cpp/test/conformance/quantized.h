@@ -35,7 +35,8 @@ class QuantizedDevice {
     });
   }
 
-  /// Every third row or column, the last one included, from full precision.
+  /// Every third row or column, the last one included, from full precision, whose values
+  /// lie in the opposite order.
   void patch(bool rows, DType dtype) {
     const int64_t n = rows ? weight.rows : weight.cols;
     index_.clear();
@@ -43,7 +44,9 @@ class QuantizedDevice {
     const int64_t count = int64_t(index_.size());
     full = random(rows ? count : weight.rows, rows ? weight.cols : count, dtype);
     values_ = std::make_unique<Device>(backend_, dtype, full, 3);
-    weight.patch = {*values_, index_.data(), count, rows};
+    place_.resize(index_.size());
+    for (int64_t i = 0; i < count; ++i) place_[size_t(i)] = int32_t(count - 1 - i);
+    weight.patch = {*values_, index_.data(), place_.data(), count, rows};
   }
 
   /// What the codes stand for, read off the bytes by the definition, in double.
@@ -74,9 +77,9 @@ class QuantizedDevice {
     for (size_t k = 0; k < index_.size(); ++k) {
       for (int64_t i = 0; i < (w.patch.rows ? w.cols : w.rows); ++i) {
         if (w.patch.rows) {
-          out(index_[k], i) = full(int64_t(k), i);
+          out(index_[k], i) = full(place_[k], i);
         } else {
-          out(i, index_[k]) = full(i, int64_t(k));
+          out(i, index_[k]) = full(i, place_[k]);
         }
       }
     }
@@ -101,7 +104,7 @@ class QuantizedDevice {
  private:
   Backend& backend_;
   Buffer storage_;
-  std::vector<int32_t> index_;
+  std::vector<int32_t> index_, place_;
   std::unique_ptr<Device> values_;
 };
 
