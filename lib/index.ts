@@ -1,11 +1,14 @@
 // The public face of the package: everything a user imports.
 export { Adapter } from './adapter/adapter.js'
+export { adapterOverlap } from './adapter/overlap.js'
 export { toLora } from './adapter/to-lora.js'
 export type {
   AdapterInfo,
   FuseOptions,
+  FuseResult,
   LoraAdapterInfo,
   LoreftAdapterInfo,
+  ModuleOverlap,
   S2ftAdapterInfo,
   S2ftSelection,
   S2ftSlice,

@@ -1,10 +1,11 @@
 // Several adapters may touch the same element. So every change goes: base bits back, keep
-// the base bits that are newly touched, add all adapters again in order.
+// the base bits that are newly touched, add all adapters again in an order of their own.
 #include "adapter/fusion.h"
 
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <tuple>
 
 #include "core/error.h"
 
@@ -83,6 +84,29 @@ void set_row_lengths(std::vector<float>& change, const std::vector<char>& base, 
       change[j] = float(factor * (before + change[j]) - before);
     }
   }
+}
+
+/// A total order over finite adapters, whatever the order they came in.
+bool before(const AdapterDeltas& a, const AdapterDeltas& b) {
+  auto slice = [](const SliceDelta& x, const SliceDelta& y) {
+    return std::tie(x.module, x.rows, x.index, x.delta) <
+           std::tie(y.module, y.rows, y.index, y.delta);
+  };
+  auto element = [](const ElementDelta& x, const ElementDelta& y) {
+    return std::tie(x.module, x.places, x.delta) < std::tie(y.module, y.places, y.delta);
+  };
+  auto lora = [](const LoraDelta& x, const LoraDelta& y) {
+    return std::tie(x.module, x.r, x.scale, x.a, x.b, x.magnitudes) <
+           std::tie(y.module, y.r, y.scale, y.a, y.b, y.magnitudes);
+  };
+  auto less = [](const auto& x, const auto& y, auto compare) {
+    return std::lexicographical_compare(x.begin(), x.end(), y.begin(), y.end(), compare);
+  };
+  if (less(a.slices, b.slices, slice)) return true;
+  if (less(b.slices, a.slices, slice)) return false;
+  if (less(a.elements, b.elements, element)) return true;
+  if (less(b.elements, a.elements, element)) return false;
+  return less(a.loras, b.loras, lora);
 }
 
 std::set<std::string> modules_of(const AdapterDeltas& adapter) {
@@ -230,6 +254,15 @@ void Fusion::add(const AdapterDeltas& adapter) {
   for (const LoraDelta& l : adapter.loras) add_lora(l);
 }
 
+void Fusion::add_all() {
+  // Rounding makes a sum depend on the order of its terms: by content, not by time.
+  std::vector<const AdapterDeltas*> order;
+  for (const auto& entry : adapters_) order.push_back(&entry.second);
+  std::sort(order.begin(), order.end(),
+            [](const auto* a, const auto* b) { return before(*a, *b); });
+  for (const AdapterDeltas* adapter : order) add(*adapter);
+}
+
 void Fusion::add_lora(const LoraDelta& l) {
   Backend& backend = *model_->backend;
   const Mat w = linear_of(*model_, l.module).weight;
@@ -299,7 +332,7 @@ void Fusion::fuse(const std::string& id, AdapterDeltas adapter) {
   for (const auto& entry : bases_) restore(entry.first);
   keep(adapter);
   adapters_.emplace_back(id, std::move(adapter));
-  for (const auto& entry : adapters_) add(entry.second);
+  add_all();
 }
 
 void Fusion::unfuse(const std::string& id) {
@@ -319,7 +352,7 @@ void Fusion::unfuse(const std::string& id) {
   for (const auto& entry : bases_) restore(entry.first);
   adapters_.erase(it);
   forget_unused();
-  for (const auto& entry : adapters_) add(entry.second);
+  add_all();
 }
 
 }  // namespace s2ft

@@ -16,7 +16,8 @@ class Fusion {
   /// Throws ADAPTER_MISMATCH naming the module for an unknown module, an index out of
   /// range or given twice, or a shape that does not fit; UNSUPPORTED for what a quantized
   /// model cannot hold and for a second LoReFT behind a layer; INVALID_ARGUMENT for an id
-  /// in use; BUSY while a tuner is attached. The model is unchanged then.
+  /// in use; BUSY while a tuner is attached. The model is unchanged then. The weights
+  /// depend on which adapters are fused, not on when each was.
   void fuse(const std::string& id, AdapterDeltas adapter);
   void unfuse(const std::string& id);
   bool empty() const { return adapters_.empty(); }
@@ -38,6 +39,7 @@ class Fusion {
   static void keep_elements(Base& base, const std::vector<int32_t>& places,
                             const std::vector<char>& bytes, size_t size);
   void add(const AdapterDeltas& adapter);
+  void add_all();
   void add_lora(const LoraDelta& lora);
   void forget_unused();
   void check_lorefts(const std::vector<LoreftDelta>& lorefts) const;

@@ -112,6 +112,27 @@ TEST(masks_slices_and_dora_come_out_of_each_other_exactly) {
   }
 }
 
+TEST(the_order_of_fusion_does_not_show) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    auto model = tiny_model(tiny_config(), dtype);
+    const std::vector<AdapterDeltas> adapters = {
+        random_slices(*model, 1), random_slices(*model, 2), random_elements(*model, 3),
+        random_lora(*model, 4),   random_lora(*model, 5),   random_lora(*model, 6, true)};
+    std::vector<size_t> order = {0, 1, 2, 3, 4, 5};
+    std::vector<char> expected;
+    for (int round = 0; round < 8; ++round) {
+      Fusion fusion(model);
+      for (size_t i : order) fusion.fuse(std::to_string(i), adapters[i]);
+      if (round == 0) expected = weight_bytes(*model);
+      CHECK(weight_bytes(*model) == expected);
+      for (size_t i : order) fusion.unfuse(std::to_string(i));
+      Rng rng{uint64_t(round)};
+      for (size_t i = order.size() - 1; i > 0; --i)
+        std::swap(order[i], order[rng.below(i + 1)]);
+    }
+  }
+}
+
 TEST(dora_sets_the_rows_lengths) {
   auto model = tiny_model(tiny_config(), DType::f32);
   Fusion fusion(model);

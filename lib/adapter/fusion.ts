@@ -1,10 +1,12 @@
 // Which adapters are in a model's weights; one of these belongs to every Model.
 import { S2FTError } from '../errors.js'
+import { moduleShape, parseModule } from '../model/modules.js'
 import { show } from '../model/validate.js'
 import type { NativeModel, NativeModelConfig } from '../native/binding.js'
 import type { Adapter } from './adapter.js'
-import { toDeltas, toElements, toLoras, toLorefts } from './to-native.js'
-import type { AdapterInfo, FuseOptions } from './types.js'
+import { adapterOverlap } from './overlap.js'
+import { toNative } from './to-native.js'
+import type { AdapterInfo, FuseOptions, FuseResult } from './types.js'
 
 /** Throws ADAPTER_MISMATCH naming both fingerprints; an adapter that knows none fits any base. */
 export function requireSameBase(info: AdapterInfo, found: string): void {
@@ -19,8 +21,10 @@ export function requireSameBase(info: AdapterInfo, found: string): void {
 }
 
 export class Fusion {
-  private readonly ids = new Map<Adapter, string>()
+  private readonly fused = new Map<Adapter, { id: string; weight: number }>()
   private made = 0
+  /** Changes come one after another: each is decided by what the one before left. */
+  private last: Promise<unknown> = Promise.resolve()
 
   constructor(
     private readonly model: NativeModel,
@@ -30,36 +34,79 @@ export class Fusion {
 
   /** Adapters in the weights now. */
   get count(): number {
-    return this.ids.size
+    return this.fused.size
   }
 
-  async fuse(adapter: Adapter, { force = false }: FuseOptions): Promise<void> {
-    if (this.ids.has(adapter)) {
-      throw new S2FTError('INVALID_ARGUMENT', 'expected an adapter that is not fused yet')
-    }
+  private inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const turn = this.last.then(change)
+    this.last = turn.catch(() => {})
+    return turn
+  }
+
+  /** Everything about the adapter is checked; the model is not touched. */
+  private async prepare(adapter: Adapter, { force = false, weight = 1 }: FuseOptions) {
     if (!force) requireSameBase(adapter.info, await this.fingerprint())
-    const parts = {
-      deltas: toDeltas(adapter, this.config),
-      elements: toElements(adapter, this.config),
-      loras: toLoras(adapter, this.config),
-      lorefts: toLorefts(adapter, this.config),
-    }
-    const id = `adapter-${this.made++}`
-    this.ids.set(adapter, id)
-    try {
-      await this.model.fuse(id, parts)
-    } catch (error) {
-      this.ids.delete(adapter)
-      throw error
-    }
+    const change = toNative(adapter, this.config, weight)
+    return { id: `adapter-${this.made++}`, weight, change }
   }
 
-  async unfuse(adapter: Adapter): Promise<void> {
-    const id = this.ids.get(adapter)
-    if (id === undefined) {
-      throw new S2FTError('INVALID_ARGUMENT', 'expected an adapter that is fused, found none such')
-    }
-    await this.model.unfuse(id)
-    this.ids.delete(adapter)
+  private overlaps(adapter: Adapter): FuseResult['overlaps'] {
+    const inputs = (module: string) => moduleShape(this.config, parseModule(module)!.kind)[1]
+    return [...this.fused.keys()]
+      .map((other) => ({ adapter: other, modules: adapterOverlap(adapter, other, inputs) }))
+      .filter(({ modules }) => modules.length > 0)
+  }
+
+  fuse(adapter: Adapter, options: FuseOptions): Promise<FuseResult> {
+    return this.inTurn(async () => {
+      if (this.fused.has(adapter)) {
+        throw new S2FTError('INVALID_ARGUMENT', 'expected an adapter that is not fused yet')
+      }
+      const { id, weight, change } = await this.prepare(adapter, options)
+      await this.model.fuse(id, change)
+      const overlaps = this.overlaps(adapter)
+      this.fused.set(adapter, { id, weight })
+      return { overlaps }
+    })
+  }
+
+  unfuse(adapter: Adapter): Promise<void> {
+    return this.inTurn(async () => {
+      const found = this.fused.get(adapter)
+      if (found === undefined) {
+        throw new S2FTError(
+          'INVALID_ARGUMENT',
+          'expected an adapter that is fused, found none such',
+        )
+      }
+      await this.model.unfuse(found.id)
+      this.fused.delete(adapter)
+    })
+  }
+
+  /** Takes out every adapter and puts `adapter` in, or leaves all as it was. */
+  switch(adapter: Adapter, options: FuseOptions): Promise<void> {
+    return this.inTurn(async () => {
+      const { id, weight, change } = await this.prepare(adapter, options)
+      const before = [...this.fused]
+      // Asked for in one go, so that no other work of the model comes between.
+      const out = before.map(([, other]) => this.model.unfuse(other.id))
+      const into = this.model.fuse(id, change)
+      const [result] = await Promise.allSettled([into, ...out])
+      if (result.status === 'fulfilled') {
+        await Promise.all(out)
+        this.fused.clear()
+        this.fused.set(adapter, { id, weight })
+        return
+      }
+      for (const [i, [other, was]] of before.entries()) {
+        const left = await out[i]!.then(
+          () => true,
+          () => false,
+        )
+        if (left) await this.model.fuse(was.id, toNative(other, this.config, was.weight))
+      }
+      throw result.reason
+    })
   }
 }

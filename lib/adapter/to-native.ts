@@ -3,6 +3,7 @@ import { S2FTError } from '../errors.js'
 import { moduleShape, parseModule } from '../model/modules.js'
 import { show } from '../model/validate.js'
 import type {
+  NativeAdapter,
   NativeDelta,
   NativeElements,
   NativeLora,
@@ -109,4 +110,50 @@ export function toLorefts({ info, tensors }: Adapter, config: NativeModelConfig)
     })
     return { layer, r, shared, sets, ...parsePositions(positions)! }
   })
+}
+
+/** `values` times the adapter's weight. Throws INVALID_ARGUMENT when that leaves float32's range. */
+function weighted(values: Float32Array, weight: number): Float32Array {
+  const scaled = values.map((value) => value * weight)
+  const at = scaled.findIndex((value) => !Number.isFinite(value))
+  if (at < 0) return scaled
+  throw new S2FTError(
+    'INVALID_ARGUMENT',
+    `weight: expected changes within float32's range, found ${values[at]} times ${weight}`,
+  )
+}
+
+/**
+ * An adapter's change times `weight`. Throws as toDeltas does, INVALID_ARGUMENT for a weight that
+ * is not a finite number, UNSUPPORTED for DoRA and LoReFT with another weight than 1.
+ */
+export function toNative(adapter: Adapter, config: NativeModelConfig, weight = 1): NativeAdapter {
+  if (!Number.isFinite(weight)) {
+    throw new S2FTError('INVALID_ARGUMENT', `weight: expected a finite number, found ${weight}`)
+  }
+  const deltas = toDeltas(adapter, config)
+  const elements = toElements(adapter, config)
+  const loras = toLoras(adapter, config)
+  const lorefts = toLorefts(adapter, config)
+  if (weight === 1) return { deltas, elements, loras, lorefts }
+  if (lorefts.length > 0) {
+    throw new S2FTError(
+      'UNSUPPORTED',
+      `weight: expected 1 for a LoReFT adapter, which changes no weights, found ${weight}`,
+    )
+  }
+  if (loras.some(({ magnitudes }) => magnitudes)) {
+    throw new S2FTError(
+      'UNSUPPORTED',
+      `weight: expected 1 for a DoRA adapter, which sets the lengths of the base's rows and is no sum, found ${weight}`,
+    )
+  }
+  return {
+    deltas: deltas.map((part) => ({ ...part, delta: weighted(part.delta, weight) })),
+    elements: elements.map((part) => ({ ...part, delta: weighted(part.delta, weight) })),
+    loras: loras.map((part) => {
+      const [scale] = weighted(Float32Array.of(part.scale), weight)
+      return { ...part, scale: scale! }
+    }),
+  }
 }

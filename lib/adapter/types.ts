@@ -1,5 +1,6 @@
 // What an adapter says about itself.
 import type { ModuleKind, Quantization, Tensor } from '../native/binding.js'
+import type { Adapter } from './adapter.js'
 import type { Allocation, SelectionOrder, SelectionStrategy } from './selection.js'
 
 export type { Tensor }
@@ -95,4 +96,18 @@ export type AdapterInfo = S2ftAdapterInfo | LoraAdapterInfo | SparseAdapterInfo 
 export interface FuseOptions {
   /** Fuse although the base's fingerprint differs; shapes are checked all the same. */
   force?: boolean
+  /** What the adapter's change is multiplied by, any finite number. Default 1. */
+  weight?: number
+}
+
+/** A module in which two adapters change the same weights. */
+export interface ModuleOverlap {
+  module: string
+  /** How many; absent where the adapters do not tell the sizes that it takes. */
+  weights?: number
+}
+
+/** Adapters that were fused already and change some of the same weights. */
+export interface FuseResult {
+  overlaps: { adapter: Adapter; modules: ModuleOverlap[] }[]
 }

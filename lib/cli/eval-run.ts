@@ -20,6 +20,7 @@ import { type FileResult, reportEvaluation } from './eval-report.js'
 import { evaluationSettings } from './eval-settings.js'
 import { interruptSignal, loadModel } from './load.js'
 import type { Output } from './output.js'
+import { adapterText } from './parse.js'
 import { Progress } from './progress.js'
 
 /** A data file that was read, and how its samples are kept as lines. */
@@ -110,7 +111,10 @@ export async function runEvaluation(options: EvalCommandOptions, out: Output): P
       found.push({ name, data: part.file, seconds, result })
     }
     const seconds = (performance.now() - start) / 1000
-    reportEvaluation(out, found, { adapter: options.adapter ?? null, seconds })
+    reportEvaluation(out, found, {
+      adapter: options.adapter?.map(adapterText).join(', ') ?? null,
+      seconds,
+    })
   } catch (error) {
     const cancelled = error instanceof S2FTError && error.code === 'CANCELLED'
     if (!cancelled || !interrupt.signal.aborted) throw error

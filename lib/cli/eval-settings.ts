@@ -7,6 +7,7 @@ import type { RunSettings } from '../eval/results-file.js'
 import type { Model } from '../model/model.js'
 import type { EvalCommandOptions } from './commands/eval.js'
 import { packageVersion } from './common.js'
+import type { AdapterChoice } from './parse.js'
 
 /** SHA-256 of a file's bytes. Throws IO. */
 async function fileHash(path: string): Promise<string> {
@@ -17,6 +18,17 @@ async function fileHash(path: string): Promise<string> {
     throw new S2FTError('IO', `could not read ${path}: ${(cause as Error).message}`, { cause })
   }
   return hash.digest('hex')
+}
+
+/** Of each adapter the hashes of its files and, where it is not 1, its weight. */
+async function adapterSettings(adapters: readonly AdapterChoice[]): Promise<unknown[]> {
+  const all: unknown[] = []
+  for (const { directory, weight } of adapters) {
+    all.push(await fileHash(join(directory, 'adapter_config.json')))
+    all.push(await fileHash(join(directory, 'adapter_model.safetensors')))
+    if (weight !== 1) all.push(weight)
+  }
+  return all
 }
 
 /** The settings that are kept beside the results. Throws IO. */
@@ -42,13 +54,7 @@ export async function evaluationSettings(
     modelId: options.task === 'mt-bench' ? options.modelId : null,
     model: await model.fingerprint(),
     tokenizer: await fileHash(join(model.directory, 'tokenizer.json')),
-    adapter:
-      adapter === undefined
-        ? null
-        : [
-            await fileHash(join(adapter, 'adapter_config.json')),
-            await fileHash(join(adapter, 'adapter_model.safetensors')),
-          ],
+    adapter: adapter === undefined ? null : await adapterSettings(adapter),
     device: model.device,
     dtype: model.dtype,
     ...(model.quantization && { quantization: model.quantization }),

@@ -1,24 +1,41 @@
-// Loads what most commands work on: a model, with an adapter fused into it when one is named.
+// Loads what most commands work on: a model, with the adapters fused into it that are named.
+
 import type { Model } from '../model/model.js'
 import type { Quantization } from '../native/binding.js'
+import { grouped } from '../report/format.js'
 import type { CommonOptions } from './common.js'
+import { type AdapterChoice, adapterText } from './parse.js'
 
-/** The caller disposes the model. */
-export async function loadModel(
-  options: CommonOptions & {
-    model: string
-    adapter?: string | undefined
-    force?: boolean
-    quantize?: Quantization | undefined
-  },
-): Promise<Model> {
+interface LoadModelOptions extends CommonOptions {
+  model: string
+  adapter?: AdapterChoice[] | undefined
+  force?: boolean
+  quantize?: Quantization | undefined
+}
+
+/** The caller disposes the model. Adapters that overlap are named on stderr. */
+export async function loadModel(options: LoadModelOptions): Promise<Model> {
   const { Adapter, Model } = await import('../index.js')
   // A wrong adapter is told before the weights are read.
-  const adapter = options.adapter === undefined ? undefined : await Adapter.load(options.adapter)
+  const loaded = new Map<InstanceType<typeof Adapter>, AdapterChoice>()
+  for (const choice of options.adapter ?? []) {
+    loaded.set(await Adapter.load(choice.directory), choice)
+  }
   const { device, dtype, threads, arithmetic, quantize = 'none' } = options
   const model = await Model.load(options.model, { device, dtype, threads, arithmetic, quantize })
   try {
-    if (adapter) await model.fuse(adapter, { force: options.force === true })
+    for (const [adapter, choice] of loaded) {
+      const settings = { force: options.force === true, weight: choice.weight }
+      const { overlaps } = await model.fuse(adapter, settings)
+      for (const { adapter: other, modules } of overlaps) {
+        const both = `${adapterText(loaded.get(other)!)} and ${adapterText(choice)}`
+        const count = modules.reduce((sum, { weights = 0 }) => sum + weights, 0)
+        process.stderr.write(
+          `warning: ${both} both change ${grouped(count)} weights of ${modules.length} modules: ` +
+            'their changes add up there\n',
+        )
+      }
+    }
     return model
   } catch (error) {
     await model.dispose()

@@ -8,7 +8,7 @@ interface Range {
   above?: number
 }
 
-function check(value: number, text: string, what: string, range: Range): number {
+function check(value: number, text: string, what: string, range: Range = {}): number {
   const { min, max, above } = range
   if (
     !Number.isFinite(value) ||
@@ -117,4 +117,30 @@ export function byteCount(text: string): number {
   const power = found[2] ? ' kmgt'.indexOf(found[2].toLowerCase()) : 0
   const size = Number(found[1]) * (found[3] ? 1024 : 1000) ** power
   return check(Math.floor(size), text, 'a size', { min: 1, max: Number.MAX_SAFE_INTEGER })
+}
+
+/** An adapter's directory and what its change is multiplied by. */
+export interface AdapterChoice {
+  directory: string
+  weight: number
+}
+
+/**
+ * Gathers `DIR` and `DIR=WEIGHT`. A directory whose name ends in = and a number is meant by adding
+ * its weight.
+ */
+export function adapters(text: string, before: AdapterChoice[] | undefined): AdapterChoice[] {
+  const found = /^(.+)=([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)$/i.exec(text)
+  const [directory, weight] = found ? [found[1]!, Number(found[2])] : [text, 1]
+  if (directory === '') throw new InvalidArgumentError('expected a directory')
+  check(weight, String(weight), 'a weight')
+  if (before?.some((other) => other.directory === directory)) {
+    throw new InvalidArgumentError(`expected each adapter once, found ${directory} twice`)
+  }
+  return [...(before ?? []), { directory, weight }]
+}
+
+/** As the option was given. */
+export function adapterText({ directory, weight }: AdapterChoice): string {
+  return weight === 1 ? directory : `${directory}=${weight}`
 }

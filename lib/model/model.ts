@@ -3,7 +3,7 @@
 import { stat } from 'node:fs/promises'
 import type { Adapter } from '../adapter/adapter.js'
 import { Fusion } from '../adapter/fusion.js'
-import type { FuseOptions } from '../adapter/types.js'
+import type { FuseOptions, FuseResult } from '../adapter/types.js'
 import { generateBatchTexts, generateTokens } from '../engine/generate.js'
 import { S2FTError } from '../errors.js'
 import type { DType, NativeModel, Quantization } from '../native/binding.js'
@@ -236,28 +236,44 @@ export class Model {
   }
 
   /**
-   * Adds an adapter to the base weights; a LoReFT adapter acts behind its layers and leaves them as
-   * they are. A trainer of this model takes its changes out first
-   * (its next step puts them in again), so that they do not count twice. Throws BUSY while it is
-   * at work, ADAPTER_MISMATCH when it was made for another base
-   * (unless `force`), SHAPE_MISMATCH, INVALID_ARGUMENT when it is fused already.
+   * Adds an adapter, times `weight`, to the base weights; a LoReFT adapter acts behind its layers
+   * and leaves them as they are. Any number of adapters may be fused; the weights depend on which
+   * are, to the bit, and not on the order. Tells which of those fused before change some of the
+   * same weights. A trainer of this model takes its changes out first (its next step puts them in
+   * again), so that they do not count twice. Throws BUSY while it is at work, ADAPTER_MISMATCH
+   * when the adapter was made for another base (unless `force`), SHAPE_MISMATCH, INVALID_ARGUMENT
+   * when it is fused already or `weight` is not finite, UNSUPPORTED for DoRA and LoReFT with
+   * another weight than 1.
    */
-  async fuse(adapter: Adapter, options: FuseOptions = {}): Promise<void> {
+  async fuse(adapter: Adapter, options: FuseOptions = {}): Promise<FuseResult> {
+    await this.readyForAdapter(adapter, 'fuse')
+    return this.fusion.fuse(adapter, options)
+  }
+
+  private async readyForAdapter(adapter: Adapter, name: string): Promise<void> {
     this.native()
     if (!adapter?.info || !adapter.tensors) {
       throw new S2FTError(
         'INVALID_ARGUMENT',
-        `fuse: expected an Adapter (of trainer.adapter() or Adapter.load()), found ${typeof adapter}`,
+        `${name}: expected an Adapter (of trainer.adapter() or Adapter.load()), found ${typeof adapter}`,
       )
     }
     await this.detachTraining()
-    await this.fusion.fuse(adapter, options)
   }
 
-  /** Takes a fused adapter out again: the weights are the same bits as before. */
+  /** Takes a fused adapter out again: the weights are the same bits as without it. */
   async unfuse(adapter: Adapter): Promise<void> {
     this.native()
     await this.fusion.unfuse(adapter)
+  }
+
+  /**
+   * Makes `adapter` the only one that is fused, in one step that no other call of this model comes
+   * between. What is fused stays when it does not fit. Throws as fuse does.
+   */
+  async switch(adapter: Adapter, options: FuseOptions = {}): Promise<void> {
+    await this.readyForAdapter(adapter, 'switch')
+    await this.fusion.switch(adapter, options)
   }
 
   /**

@@ -289,6 +289,14 @@ export interface NativeLoreft extends NativeLoreftShape {
   }[]
 }
 
+/** What an adapter changes. */
+export interface NativeAdapter {
+  deltas?: NativeDelta[]
+  elements?: NativeElements[]
+  loras?: NativeLora[]
+  lorefts?: NativeLoreft[]
+}
+
 export interface NativeModel {
   readonly bytes: number
   readonly parameters: number
@@ -307,15 +315,7 @@ export interface NativeModel {
   createDecoder(slots: number, capacity: number): Promise<NativeDecoder>
   createTrainer(spec: NativeTrainerSpec): Promise<NativeTrainer>
   /** Adds an adapter; the original slices are kept, so unfuse(id) is bit-exact in any order. */
-  fuse(
-    id: string,
-    adapter: {
-      deltas?: NativeDelta[]
-      elements?: NativeElements[]
-      loras?: NativeLora[]
-      lorefts?: NativeLoreft[]
-    },
-  ): Promise<void>
+  fuse(id: string, adapter: NativeAdapter): Promise<void>
   unfuse(id: string): Promise<void>
   /** Writes the named tensors, in base order, converted to `dtype` per tensor; atomic. */
   save(

@@ -6,13 +6,13 @@ import type { EvalTask } from '../../eval/types.js'
 import type { Quantization } from '../../native/binding.js'
 import { type CommonOptions, makeCommand, quantizeOption, valued } from '../common.js'
 import { usage } from '../output.js'
-import { collect, integer, oneOf } from '../parse.js'
+import { type AdapterChoice, adapters, adapterText, collect, integer, oneOf } from '../parse.js'
 
 /** The options as they were checked. */
 export interface EvalCommandOptions extends CommonOptions {
   model: string
   quantize?: Quantization
-  adapter?: string
+  adapter?: AdapterChoice[]
   /** All data files. */
   files: string[]
   task: EvalTask
@@ -54,7 +54,13 @@ export function evalCommand(): Command {
           'evaluation data: JSON lines, a JSON array or text; repeatable',
           collect,
         )
-        .option('--adapter <dir>', 'adapter to fuse first')
+        .addOption(
+          valued(
+            '--adapter <dir>',
+            'adapter to fuse first, or <dir>=<weight>; repeatable',
+            adapters,
+          ),
+        )
         .addOption(quantizeOption())
         .addOption(
           valued(
@@ -113,6 +119,11 @@ export function evalCommand(): Command {
   )
 }
 
+function modelName({ adapter, model }: Given): string {
+  if (adapter === undefined) return basename(resolve(model))
+  return adapter.map((choice) => basename(resolve(adapterText(choice)))).join('+')
+}
+
 /** Throws USAGE for options that contradict each other. */
 function checked(given: Given & CommonOptions): EvalCommandOptions {
   const { task, scoring, shots, dev, output } = given
@@ -141,6 +152,6 @@ function checked(given: Given & CommonOptions): EvalCommandOptions {
     ...given,
     files,
     maxNewTokens: given.maxNewTokens ?? MAX_NEW_TOKENS[task === 'mt-bench' ? task : 'other'],
-    modelId: given.modelId ?? basename(resolve(given.adapter ?? given.model)),
+    modelId: given.modelId ?? modelName(given),
   }
 }

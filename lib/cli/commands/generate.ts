@@ -5,12 +5,12 @@ import type { Quantization } from '../../native/binding.js'
 import { type CommonOptions, makeCommand, quantizeOption, valued } from '../common.js'
 import { interruptSignal, loadModel } from '../load.js'
 import { type Output, usage } from '../output.js'
-import { collect, integer, number } from '../parse.js'
+import { type AdapterChoice, adapters, collect, integer, number } from '../parse.js'
 
 interface Options {
   model: string
   quantize?: Quantization
-  adapter?: string
+  adapter?: AdapterChoice[]
   prompt: string
   system?: string
   raw: boolean
@@ -33,7 +33,13 @@ export function generateCommand(): Command {
       command
         .requiredOption('--model <dir>', 'base model: a Hugging Face directory')
         .requiredOption('--prompt <text>', 'what to answer; - reads it from stdin')
-        .option('--adapter <dir>', 'S²FT or LoRA adapter to fuse first')
+        .addOption(
+          valued(
+            '--adapter <dir>',
+            'adapter to fuse first, or <dir>=<weight>; repeatable',
+            adapters,
+          ),
+        )
         .option('--system <text>', 'system message, for models with a chat template')
         .option('--raw', 'continue the prompt as it is, without the chat template', false)
         .addOption(quantizeOption())
