@@ -39,6 +39,54 @@ export function floatValues(tensor: Tensor, where: string): Float32Array {
   return values
 }
 
+const float = new Float32Array(1)
+const bits = new Uint32Array(float.buffer)
+
+function floatToHalf(value: number): number {
+  float[0] = value
+  const sign = (bits[0]! >>> 16) & 0x8000
+  const magnitude = bits[0]! & 0x7fffffff
+  const odd = (magnitude >>> 13) & 1
+  const smallestNormal = 0x38800000
+  if (magnitude >= smallestNormal) {
+    return sign | ((magnitude - (112 << 23) + 0xfff + odd) >>> 13)
+  }
+  const units = Math.abs(value) * 2 ** 24
+  const below = Math.floor(units)
+  const up = units - below > 0.5 || (units - below === 0.5 && below % 2 === 1)
+  return sign | (up ? below + 1 : below)
+}
+
+function floatToBfloat(value: number): number {
+  float[0] = value
+  return (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) >>> 16
+}
+
+function narrowed(
+  values: Float32Array,
+  where: string,
+  name: string,
+  largest: number,
+  narrow: (value: number) => number,
+): Uint16Array {
+  const at = values.findIndex((value) => Math.abs(value) > largest)
+  if (at < 0) return Uint16Array.from(values, narrow)
+  throw new S2FTError(
+    'NOT_FINITE',
+    `${where}[${at}]: expected values up to ${largest}, the largest of ${name}, found ${values[at]}`,
+  )
+}
+
+/** The bits of the nearest F16 values, ties to even. Throws NOT_FINITE beyond 65504. */
+export function toFloat16(values: Float32Array, where: string): Uint16Array {
+  return narrowed(values, where, 'F16', 65504, floatToHalf)
+}
+
+/** The bits of the nearest BF16 values, ties to even. Throws NOT_FINITE beyond its largest. */
+export function toBfloat16(values: Float32Array, where: string): Uint16Array {
+  return narrowed(values, where, 'BF16', (2 - 2 ** -7) * 2 ** 127, floatToBfloat)
+}
+
 /** Distinct indices in [0, limit). Throws CORRUPT_FILE naming the position. */
 export function indexValues(tensor: Tensor, where: string, limit = 2 ** 31): Int32Array {
   if (tensor.dtype !== 'I32' || tensor.shape.length !== 1) {
