@@ -3,6 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { Adapter } from '../adapter/adapter.js'
+import { adapterOverlap } from '../adapter/overlap.js'
 import { chosenUnits } from '../adapter/units.js'
 import { linearShapes } from '../bench/shapes.js'
 import { S2FTError } from '../errors.js'
@@ -10,6 +11,7 @@ import { parseModelConfig } from '../model/config.js'
 import { weightFiles } from '../model/files.js'
 import { readJson, validate } from '../model/validate.js'
 import { bytes } from '../report/format.js'
+import { inspectGguf } from './inspect-gguf.js'
 import { safetensorsHeader } from './safetensors-header.js'
 import { selectionFacts } from './selection-page.js'
 
@@ -21,10 +23,12 @@ export interface Part {
 }
 
 /**
- * Everything found in `directory`: a training output gives its adapter or model, its metrics and
+ * Everything found in `directory`, or about one GGUF file: a training output gives its adapter or model, its metrics and
  * its checkpoints. Throws IO when there is nothing that can be explained.
  */
 export async function inspectDirectory(directory: string): Promise<Part[]> {
+  if (directory.endsWith('.gguf') && (await isFile(directory)))
+    return [await inspectGguf(directory)]
   let names: string[]
   try {
     names = await readdir(directory)
@@ -35,6 +39,9 @@ export async function inspectDirectory(directory: string): Promise<Part[]> {
   const parts: Part[] = []
   if (names.includes('adapter_config.json')) parts.push(await inspectAdapter(directory))
   if (names.includes('config.json')) parts.push(await inspectModel(directory))
+  for (const name of names.filter((name) => name.endsWith('.gguf')).sort()) {
+    parts.push(await inspectGguf(join(directory, name)))
+  }
   if (names.includes('metrics.jsonl')) parts.push(await inspectMetrics(directory))
   if (names.includes('trainer_state.json')) parts.unshift(await inspectCheckpoint(directory))
   const step = (name: string) => Number(name.slice('checkpoint-'.length))
@@ -46,8 +53,34 @@ export async function inspectDirectory(directory: string): Promise<Part[]> {
   const shown = names.slice(0, 5).join(', ') || 'no files'
   throw new S2FTError(
     'IO',
-    `${directory}: expected config.json, adapter_config.json, metrics.jsonl or a checkpoint, found ${shown}`,
+    `${directory}: expected config.json, adapter_config.json, a GGUF file, metrics.jsonl or a checkpoint, found ${shown}`,
   )
+}
+
+async function isFile(path: string): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined)
+  return found?.isFile() ?? false
+}
+
+/**
+ * The weights that the adapters of two directories both change. Throws as Adapter.load does.
+ */
+export async function inspectOverlap(first: string, second: string): Promise<Part> {
+  const [a, b] = [await Adapter.load(first), await Adapter.load(second)]
+  const modules = adapterOverlap(a, b)
+  const known = modules.every(({ weights }) => weights !== undefined)
+  const fingerprints = new Set([a, b].map(({ info }) => info.baseFingerprint))
+  fingerprints.delete(undefined)
+  return {
+    type: 'overlap',
+    path: `${first}, ${second}`,
+    sameBase: fingerprints.size < 2,
+    overlappingModules: modules.length,
+    overlappingWeights: known
+      ? modules.reduce((sum, { weights = 0 }) => sum + weights, 0)
+      : 'not known without the model',
+    modules: modules.map(({ module, weights }) => ({ module, weights: weights ?? '?' })),
+  }
 }
 
 async function inspectModel(path: string): Promise<Part> {

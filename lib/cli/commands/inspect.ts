@@ -8,6 +8,7 @@ import { table } from '../table.js'
 
 interface Options {
   dir: string
+  other?: string
   plot?: string
 }
 
@@ -17,18 +18,23 @@ const SHOWN = 8
 export function inspectCommand(): Command {
   return makeCommand<Options>(
     'inspect',
-    'Explains a directory: a model, an S²FT or LoRA adapter, a checkpoint, or the output of train.',
+    'Explains a directory: a model, an adapter of any kind, a checkpoint, or the output of train; ' +
+      'or a GGUF file. Of two adapters it also tells which weights both change.',
     (command) =>
       command
-        .argument('<dir>', 'directory to explain')
+        .argument('<dir>', 'directory or GGUF file to explain')
+        .argument('[other]', 'another adapter to compare with')
         .option(
           '--plot <file>',
           'draw the heads and channels of an S²FT adapter as one HTML page; needs the packages ' +
             'vega and vega-lite',
         ),
-    async ({ dir, plot }, out) => {
-      const { inspectDirectory } = await import('../inspect-directory.js')
+    async ({ dir, other, plot }, out) => {
+      const { inspectDirectory, inspectOverlap } = await import('../inspect-directory.js')
       const found = await inspectDirectory(dir)
+      if (other !== undefined) {
+        found.push(...(await inspectDirectory(other)), await inspectOverlap(dir, other))
+      }
       for (const part of found) {
         out.event(part)
         out.line(`${part.type}  ${part.path}`)
