@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { toBfloat16, toFloat16 } from '../../lib/adapter/values.js'
 import { Adapter, dora, lora, Model, s2ft, type Tensor, Trainer, toLora } from '../../lib/index.js'
 import { native } from '../../lib/native/load.js'
 import { changedAdapter, type TensorChanges } from '../support/adapters.js'
@@ -197,6 +198,28 @@ describe('LoRA', () => {
     await scaled.dispose()
   })
 
+  test.each(['BF16', 'F16'] as const)('%s factors load and fuse', async (dtype) => {
+    const from = join(directory, 'lora-init')
+    const file = join(from, 'adapter_model.safetensors')
+    const { tensors } = await native().readSafetensors(file)
+    const narrow = dtype === 'F16' ? toFloat16 : toBfloat16
+    const half = Object.entries(tensors).map(([name, { shape, data }]): [string, Tensor] => [
+      name,
+      { dtype, shape, data: narrow(data as Float32Array, name) },
+    ])
+    const logits = async (adapter: Adapter) => {
+      await model.fuse(adapter)
+      const found = await model.logits(probe)
+      await model.unfuse(adapter)
+      return found
+    }
+    const exact = await logits(await Adapter.load(from))
+    const found = await logits(await changed({}, Object.fromEntries(half), from))
+    // Half of the last bit that BF16 keeps is 2^-9 of a value, F16's 2^-12.
+    expect(relativeError(found, exact)).toBeLessThan(dtype === 'BF16' ? 2 ** -7 : 2 ** -10)
+    expect(found).not.toEqual(exact)
+  })
+
   test('magnitudes belong to DoRA alone, one a module', async () => {
     const from = join(directory, 'dora-init')
     const error = await rejection(() => changed({ use_dora: false }, {}, from))
@@ -212,6 +235,9 @@ describe('LoRA', () => {
   test.each<[string, object]>([
     ['bias', { bias: 'all' }],
     ['modules_to_save', { modules_to_save: ['lm_head'] }],
+    ['lora_bias', { lora_bias: true }],
+    ['target_parameters', { target_parameters: ['x'] }],
+    ['trainable_token_indices', { trainable_token_indices: [1] }],
     ['rank_pattern', { rank_pattern: { '(a+)+$': 4 } }],
   ])('%s is refused', async (key, change) => {
     const error = await rejection(() => changed(change, {}, join(directory, 'lora-init')))

@@ -224,6 +224,43 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
     expect(parts[1]).toMatchObject({ steps: 6 })
   })
 
+  test('adapters with weights: merged in any order, told where they overlap, exported to GGUF', () => {
+    const other = join(work, 'other')
+    jsonLines(s2ft(run(other, '--max-steps', '2', '--ratios', 'down=0.5', '--seed', '5')))
+    const merge = (name: string, ...chosen: string[]) => {
+      const output = join(work, name)
+      const flags = chosen.flatMap((choice) => ['--adapter', choice])
+      const ran = s2ft(['merge', '--model', model, ...flags, '--output', output, '--json'])
+      jsonLines(ran)
+      return { stderr: ran.stderr, bytes: readFileSync(join(output, 'model.safetensors')) }
+    }
+    const half = merge('half', `${adapter}=0.5`, `${other}=-1`)
+    expect(half.stderr).toMatch(
+      /^warning: .*adapter=0\.5 and .*other=-1 both change [\d,]+ weights/,
+    )
+    expect(merge('swapped', `${other}=-1`, `${adapter}=0.5`).bytes.equals(half.bytes)).toBe(true)
+    expect(merge('whole', adapter, other).bytes.equals(half.bytes)).toBe(false)
+    merge('none', `${adapter}=0`)
+    // Weight 0 leaves every value; the file's order of tensors may be another.
+    const none = readSafetensors(join(work, 'none', 'model.safetensors'))
+    for (const [name, tensor] of readSafetensors(join(model, 'model.safetensors'))) {
+      expect(none.get(name), name).toEqual(tensor)
+    }
+    const parts = jsonLines(s2ft(['inspect', adapter, other, '--json']))
+    expect(parts.at(-1)).toMatchObject({ type: 'overlap', sameBase: true, overlappingModules: 2 })
+    const output = join(work, 'gguf')
+    const gguf = ['--format', 'gguf', '--outtype', 'f16', '--json', '--output', output]
+    const both = ['--model', model, '--adapter', adapter]
+    expect(jsonLines(s2ft(['export', ...both, ...gguf])).at(-1)).toMatchObject({ format: 'gguf' })
+    const file = join(output, 'adapter_model.gguf')
+    for (const place of [output, file]) {
+      const [part] = jsonLines(s2ft(['inspect', place, '--json']))
+      expect(part).toMatchObject({ type: 'gguf-adapter', architecture: 'llama', dtypes: 'F16' })
+    }
+    const limited = s2ft(['export', ...both, '--output', join(work, 'x'), '--max-rank', '8'])
+    expectError(limited, 'UNSUPPORTED', /--max-rank 8, found 16/)
+  })
+
   test('devices lists this CPU and what of CUDA is missing', () => {
     const [cpu] = jsonLines(s2ft(['devices', '--json']))
     expect(cpu).toMatchObject({ kind: 'cpu', name: expect.any(String) })

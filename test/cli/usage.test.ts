@@ -49,6 +49,8 @@ describe('help and version', () => {
 
 describe('wrong calls end with status 2 and one line', () => {
   const train = ['train', '--model', 'm', '--data', 'd', '--output', 'o']
+  const exporting = ['export', '--model', 'm', '--adapter', 'a', '--output', 'o']
+  const merging = ['merge', '--model', 'm', '--adapter', 'a', '--output', 'o']
   const cases: [string, string[], RegExp][] = [
     ['no command', [], /expected a command: train, eval/],
     ['unknown command', ['trian'], /unknown command 'trian'.*Did you mean train/],
@@ -94,6 +96,9 @@ describe('wrong calls end with status 2 and one line', () => {
     ],
     ['evaluation without data', [...train, '--eval-steps', '5'], /needs '--eval-data'/],
     ['size', [...train, '--memory-limit', 'much'], /expected a size/],
+    ['outtype of PEFT', [...exporting, '--outtype', 'f16'], /'--outtype' is for --format gguf/],
+    ['rank', [...exporting, '--max-rank', '0'], /expected a whole number from 1/],
+    ['adapter twice', [...merging, '--adapter', 'a=2'], /expected each adapter once/],
     ['unknown benchmark method', ['bench', 'train', '--methods', 'x'], /expected s2ft, lora3/],
   ]
   test.each(cases)('%s', (_, args, message) => {
@@ -102,11 +107,9 @@ describe('wrong calls end with status 2 and one line', () => {
 })
 
 describe('what comes later is refused by name', () => {
-  const exporting = ['export', '--model', 'm', '--adapter', 'a', '--output', 'o']
   const cases: [string[], RegExp][] = [
     [['serve', '--model', 'm'], /later release/],
     [['bench', 'serve'], /later release/],
-    [[...exporting, '--format', 'gguf'], /use --format peft/],
   ]
   test.each(cases)('%j', (args, message) => {
     expectError(s2ft(args), 'UNSUPPORTED', message)
