@@ -254,13 +254,17 @@ void Fusion::add(const AdapterDeltas& adapter) {
   for (const LoraDelta& l : adapter.loras) add_lora(l);
 }
 
-void Fusion::add_all() {
-  // Rounding makes a sum depend on the order of its terms: by content, not by time.
+std::vector<const AdapterDeltas*> Fusion::in_order(size_t without) const {
   std::vector<const AdapterDeltas*> order;
-  for (const auto& entry : adapters_) order.push_back(&entry.second);
+  for (size_t i = 0; i < adapters_.size(); ++i)
+    if (i != without) order.push_back(&adapters_[i].second);
   std::sort(order.begin(), order.end(),
             [](const auto* a, const auto* b) { return before(*a, *b); });
-  for (const AdapterDeltas* adapter : order) add(*adapter);
+  return order;
+}
+
+void Fusion::add_all() {
+  for (const AdapterDeltas* adapter : in_order(adapters_.size())) add(*adapter);
 }
 
 void Fusion::add_lora(const LoraDelta& l) {
@@ -296,10 +300,7 @@ void Fusion::forget_unused() {
 }
 
 void Fusion::rebuild_beside(size_t without) {
-  std::vector<const AdapterDeltas*> rest;
-  for (size_t i = 0; i < adapters_.size(); ++i)
-    if (i != without) rest.push_back(&adapters_[i].second);
-  beside_.replace(*model_, rest);
+  beside_.replace(*model_, in_order(without));
 }
 
 void Fusion::fuse(const std::string& id, AdapterDeltas adapter) {

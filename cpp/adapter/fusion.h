@@ -39,6 +39,9 @@ class Fusion {
   static void keep_elements(Base& base, const std::vector<int32_t>& places,
                             const std::vector<char>& bytes, size_t size);
   void add(const AdapterDeltas& adapter);
+  /// All adapters but the one at `without`, in an order that their content decides:
+  /// rounding makes a sum depend on the order of its terms.
+  std::vector<const AdapterDeltas*> in_order(size_t without) const;
   void add_all();
   void add_lora(const LoraDelta& lora);
   void forget_unused();
