@@ -42,10 +42,6 @@ void check_finite(const Pass& pass, const std::vector<float>& nll, int64_t begin
   }
 }
 
-}  // namespace
-
-namespace {
-
 /// Losses of rows [i, i + n) by way of their logits, which a head that trains needs.
 void losses_and_logits(const Pass& pass, Mat rows, Mat normed, int64_t i,
                        float gradient_scale, HeadResult& result) {

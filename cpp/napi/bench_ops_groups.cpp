@@ -10,7 +10,7 @@ namespace s2ft {
 
 namespace {
 
-constexpr int64_t kHeadRows = 128;       // the model's output head works in such chunks
+constexpr int64_t kHeadRows = 128;       // a head that trains works in such chunks
 constexpr int64_t kCopyBytes = 1 << 27;  // beyond any core's share of the last cache
 constexpr float kEpsilon = 1e-5f;
 

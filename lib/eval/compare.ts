@@ -8,26 +8,24 @@ import { taskNames } from './task-names.js'
 
 type Line = Record<string, unknown>
 
-export interface AccuracyComparison extends PairedAnswers {
-  measure: 'accuracy'
+/** Means of A and of B, and what B is above A. */
+interface Difference {
   task: string
   count: number
   a: number
   b: number
   difference: number
   interval: [number, number]
+}
+
+export interface AccuracyComparison extends Difference, PairedAnswers {
+  measure: 'accuracy'
   /** McNemar's exact test. */
   p: number
 }
 
-export interface LossComparison {
+export interface LossComparison extends Difference {
   measure: 'loss'
-  task: string
-  count: number
-  a: number
-  b: number
-  difference: number
-  interval: [number, number]
 }
 
 export type Comparison = AccuracyComparison | LossComparison
