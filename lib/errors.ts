@@ -16,6 +16,7 @@ export type ErrorCode =
   | 'CANCELLED'
   | 'DISPOSED'
   | 'BUSY'
+  | 'OVERLOADED'
   | 'ADAPTER_MISMATCH'
   | 'DEVICE_UNAVAILABLE'
   | 'NATIVE_LOAD'
