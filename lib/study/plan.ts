@@ -40,6 +40,8 @@ export interface PlanOptions {
   settings: StudySettings
   seeds: number
   only: readonly Part[]
+  /** What is trained for; fusion needs both tracks. */
+  tracks?: readonly Track[]
 }
 
 function isLine(answer: Answer): answer is CaseLine {
@@ -53,6 +55,14 @@ class Planner {
 
   private get settings(): StudySettings {
     return this.options.settings
+  }
+
+  private get tracks(): readonly Track[] {
+    return this.options.tracks ?? tracks
+  }
+
+  private get variationTracks(): readonly Track[] {
+    return this.settings.variationTracks.filter((track) => this.tracks.includes(track))
   }
 
   private seeds(): number[] {
@@ -107,7 +117,7 @@ class Planner {
   }
 
   *methods(): Plan<void> {
-    for (const track of tracks) {
+    for (const track of this.tracks) {
       yield { part: 'methods', track, row: 'base', case: { kind: 'base', track } }
       for (const variant of methodVariants(this.settings)) {
         yield* this.runs({ part: 'methods', track }, variant, 'answers')
@@ -118,7 +128,7 @@ class Planner {
   /** A table of S²FT's variations, with S²FT as it comes as its first row. */
   private *variations(part: Part, row: string, variants: readonly Variant[]): Plan<void> {
     const plain = methodVariants(this.settings).find(({ name }) => name === 's2ft')!
-    for (const track of this.settings.variationTracks) {
+    for (const track of this.variationTracks) {
       yield* this.runs({ part, track, row }, plain, 'answers')
       for (const variant of variants) {
         const short = variant.name.replace('s2ft ', '')
@@ -142,7 +152,7 @@ class Planner {
   /** The same run with other units, and with other samples. */
   *seedRuns(): Plan<void> {
     const plain = methodVariants(this.settings).find(({ name }) => name === 's2ft')!
-    for (const track of this.settings.variationTracks) {
+    for (const track of this.variationTracks) {
       const learningRate = yield* this.rate(track, plain)
       if (learningRate === undefined) continue
       const sources = ['units', 'samples', 'units and samples'] as const
@@ -163,6 +173,7 @@ class Planner {
 
   /** A math and a commonsense adapter in one model. */
   *fusion(): Plan<void> {
+    if (this.tracks.length < tracks.length) return
     const named = (wanted: string) =>
       methodVariants(this.settings).find(({ name }) => name === wanted)!
     for (const family of ['s2ft disjoint', 's2ft overlapping', 'lora']) {

@@ -163,6 +163,22 @@ describe('the plan', () => {
       expect([key, count]).toEqual([key, key.endsWith('base') ? 1 : 4])
   })
 
+  test('of one track only, and then no fusion', async () => {
+    const whole = await planned('full', 3)
+    const one: Planned[] = []
+    const options = { settings: studySettings('full'), seeds: 3, only: parts }
+    await walkPlan({ ...options, tracks: ['commonsense'] }, (planned) => {
+      one.push(planned)
+      return 'pending'
+    })
+    const single = whole.filter(({ part }) => part !== 'fusion' && part !== 'adapters')
+    expect(one).toEqual(
+      expect.arrayContaining(single.filter(({ track }) => track === 'commonsense')),
+    )
+    expect(new Set(one.map(({ track }) => track))).toEqual(new Set(['commonsense']))
+    expect(new Set(one.map(({ part }) => part))).not.toContain('fusion')
+  })
+
   test('a method whose rates all failed has no runs', async () => {
     const rows: string[] = []
     await walkPlan({ settings: studySettings('cpu'), seeds: 2, only: ['methods'] }, (one) => {

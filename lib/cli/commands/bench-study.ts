@@ -6,6 +6,7 @@ import { S2FTError } from '../../errors.js'
 import { duration } from '../../report/format.js'
 import { parts } from '../../study/plan.js'
 import { type Preset, presets } from '../../study/settings.js'
+import { type Track, tracks } from '../../study/tracks.js'
 import { type CommonOptions, makeCommand, valued } from '../common.js'
 import { interruptSignal } from '../load.js'
 import type { Output } from '../output.js'
@@ -16,6 +17,7 @@ interface Options {
   data: string
   output: string
   only: (typeof parts)[number][]
+  tracks: Track[]
   seeds: number
   preset: Preset
   quick: boolean
@@ -36,6 +38,12 @@ export function benchStudyCommand(): Command {
         .requiredOption('--output <dir>', 'folder for results, reports and adapters')
         .addOption(
           valued('--only <list>', parts.join(', '), listOf(...parts)).default([...parts], 'all'),
+        )
+        .addOption(
+          valued('--tracks <list>', tracks.join(', '), listOf(...tracks)).default(
+            [...tracks],
+            'both; fusion needs both',
+          ),
         )
         .addOption(valued('--seeds <n>', 'runs of each variant', integer({ min: 1, max: 100 }), 3))
         .addOption(
@@ -130,7 +138,7 @@ async function prepare(
   const { describeStudy } = await import('../../study/describe.js')
   const { runCase } = await import('../../study/run-case.js')
   const { runStudy } = await import('../../study/run.js')
-  const { device, dtype, threads, arithmetic, seeds, only, minutes } = options
+  const { device, dtype, threads, arithmetic, seeds, only, tracks, minutes } = options
   const load = () => Model.load(options.model, { device, dtype, threads, arithmetic })
   const started = performance.now()
   let data: Awaited<ReturnType<typeof loadStudyData>>
@@ -146,7 +154,7 @@ async function prepare(
   let first = true
   return () =>
     runStudy({
-      ...{ settings, seeds, only, store, signal },
+      ...{ settings, seeds, only, tracks, store, signal },
       seconds: minutes === undefined ? undefined : 60 * minutes - spent,
       run: (spec) => {
         // A call that computes nothing leaves no trace.
@@ -168,6 +176,7 @@ function commandWords(options: Options & CommonOptions): string[] {
   return [
     ...['bench', 'study', '--model', model, '--data', data, '--output', output],
     ...(only.length === parts.length ? [] : ['--only', only.join(',')]),
+    ...(options.tracks.length === tracks.length ? [] : ['--tracks', options.tracks.join(',')]),
     ...['--seeds', String(seeds), '--preset', quick ? 'quick' : preset],
     ...(device === 'auto' ? [] : ['--device', device]),
     ...(dtype === 'auto' ? [] : ['--dtype', dtype]),
