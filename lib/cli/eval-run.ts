@@ -135,10 +135,12 @@ async function openResults(
   options: EvalCommandOptions,
   model: Model,
 ): Promise<ResultsFile | undefined> {
-  const { output, resume } = options
+  const { output, resume, overwrite } = options
   if (output === undefined) return undefined
   const settings = await evaluationSettings(options, model)
-  return resume ? ResultsFile.resume(output, settings) : ResultsFile.create(output, settings)
+  return resume
+    ? ResultsFile.resume(output, settings)
+    : ResultsFile.create(output, settings, overwrite)
 }
 
 /** The evaluation of one data file. */

@@ -8,6 +8,7 @@ import {
   pickOption,
 } from '../data/index.js'
 import type { Model } from '../model/model.js'
+import { LongRows } from './long-rows.js'
 import { scoreOptions } from './score-options.js'
 import type { AccuracyResult, EvalOptions } from './types.js'
 import { accuracyOf, evaluateUnits, fileOrder, RunningAccuracy } from './units.js'
@@ -29,6 +30,7 @@ export async function evaluateChoice(
 ): Promise<AccuracyResult> {
   const tokenizer = await model.tokenizer()
   const { rows } = dataset
+  const long = new LongRows(model.config.maxPositionEmbeddings)
   const units = {
     order: fileOrder(rows.length),
     size: options.batchSize,
@@ -37,17 +39,20 @@ export async function evaluateChoice(
       const { template } = options
       const questions = indices.map((i) => encodeChoice(rows[i]!, tokenizer, { template }))
       const scores = await scoreOptions(model, questions)
-      for (const [k, { prompt, labels, gold }] of questions.entries()) {
+      for (const [k, question] of questions.entries()) {
+        const { prompt, labels, gold } = question
         const logProbs = scores[k]!
         const picked = pickOption(logProbs)
         const answer = labels[picked] ?? null
         const { source } = prompt
+        long.add(source, Math.max(...question.options.map(({ tokens }) => tokens.length)))
         const correct = picked === gold
         finished({ index: indices[k]!, source, correct, answer, expected: labels[gold], logProbs })
       }
     },
   }
   const samples = await evaluateUnits(units, options)
+  long.warn(options.onWarning)
   return { task: 'choice', scoring: 'logprob', ...accuracyOf(samples) }
 }
 
@@ -62,10 +67,13 @@ export async function evaluateGenerated(
   options: EvalOptions,
 ): Promise<AccuracyResult> {
   const tokenizer = await model.tokenizer()
+  const long = new LongRows(model.config.maxPositionEmbeddings)
   const rows = dataset.rows.map((row) => {
     const { tokens, source } = encodePrompt(row, tokenizer, { template: options.template })
+    long.add(source, tokens.length + options.maxNewTokens)
     return { tokens, source, gold: goldOf(row, task) }
   })
+  long.warn(options.onWarning)
   const units = {
     order: fileOrder(rows.length),
     size: BATCHES_IN_UNIT * options.batchSize,

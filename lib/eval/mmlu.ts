@@ -12,6 +12,7 @@ import {
 import { S2FTError } from '../errors.js'
 import type { Model } from '../model/model.js'
 import { meanInterval } from './interval.js'
+import { LongRows } from './long-rows.js'
 import { scoreOptions } from './score-options.js'
 import type { EvalOptions, EvalSample, MmluResult } from './types.js'
 import { accuracyOf, evaluateUnits, fileOrder, RunningAccuracy } from './units.js'
@@ -120,10 +121,10 @@ export async function evaluateMmlu(
       const given = examples.get(subjectOf(row))?.slice(0, k) ?? []
       const question = encode(row, given, tokenizer, template)
       const longest = Math.max(...question.options.map(({ tokens }) => tokens.length))
-      if (longest <= limit || k === 0) return { question, shots: k, tooLong: longest > limit }
+      if (longest <= limit || k === 0) return { question, shots: k, longest }
     }
   }
-  const longer: string[] = []
+  const long = new LongRows(limit)
   const units = {
     order: fileOrder(rows.length),
     size: options.batchSize,
@@ -134,11 +135,11 @@ export async function evaluateMmlu(
         model,
         prepared.map(({ question }) => question),
       )
-      for (const [k, { question, shots: given, tooLong }] of prepared.entries()) {
+      for (const [k, { question, shots: given, longest }] of prepared.entries()) {
         const row = rows[indices[k]!]!
         const { labels, gold } = question
         const picked = pickOption(scores[k]!)
-        if (tooLong) longer.push(row.source)
+        long.add(row.source, longest)
         finished({
           index: indices[k]!,
           source: row.source,
@@ -153,10 +154,7 @@ export async function evaluateMmlu(
     },
   }
   const samples = await evaluateUnits(units, options)
-  if (longer.length > 0) {
-    const first = `the first is ${longer[0]}`
-    options.onWarning?.(`${longer.length} prompts are longer than ${limit} tokens, ${first}`)
-  }
+  long.warn(options.onWarning)
   return { task: 'mmlu', shots, ...accuracyOf(samples), ...subjectsOf(samples, shots) }
 }
 

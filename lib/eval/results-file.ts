@@ -92,8 +92,16 @@ export class ResultsFile {
     private readonly ends: number[],
   ) {}
 
-  /** Begins a file anew. Throws IO. */
-  static create(file: string, settings: RunSettings): ResultsFile {
+  /** Begins a file anew. Throws IO, also where it holds samples already, unless `overwrite`. */
+  static create(file: string, settings: RunSettings, overwrite: boolean): ResultsFile {
+    const size = isOrdinary(file) ? (statSync(file, { throwIfNoEntry: false })?.size ?? 0) : 0
+    if (size > 0 && !overwrite) {
+      throw new S2FTError(
+        'IO',
+        `${file} holds results already (${size} bytes): go on with --resume, replace them with ` +
+          '--overwrite, or choose another --output',
+      )
+    }
     try {
       const descriptor = openSync(file, 'w')
       if (isOrdinary(file)) {
@@ -112,7 +120,9 @@ export class ResultsFile {
    * INVALID_ARGUMENT when it was made with other settings.
    */
   static resume(file: string, settings: RunSettings): ResultsFile {
-    if (!statSync(file, { throwIfNoEntry: false })) return ResultsFile.create(file, settings)
+    if (!statSync(file, { throwIfNoEntry: false })) {
+      return ResultsFile.create(file, settings, false)
+    }
     if (!isOrdinary(file)) {
       throw new S2FTError('INVALID_ARGUMENT', `${file} cannot be resumed: expected a file`)
     }

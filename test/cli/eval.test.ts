@@ -114,10 +114,21 @@ describe('--resume', () => {
       result(...args, '--output', file, '--resume')
       expect(readFileSync(file).subarray(0, before.length).equals(before)).toBe(true)
       const unbroken = path('unbroken.jsonl')
-      result(...args, '--output', unbroken)
+      result(...args, '--output', unbroken, '--overwrite')
       expect(readFileSync(file, 'utf8')).toBe(readFileSync(unbroken, 'utf8'))
     },
   )
+
+  test('results are replaced only where that is asked for', () => {
+    const file = path('kept.jsonl')
+    const args = ['--data', homes, '--task', 'choice', '--output', file]
+    result(...args)
+    const before = readFileSync(file)
+    expectError(evaluate(...args), 'IO', /kept\.jsonl holds results already.*--overwrite/)
+    expect(readFileSync(file).equals(before)).toBe(true)
+    result(...args, '--overwrite', '--limit', '1')
+    expect(lines(file)).toHaveLength(1)
+  })
 
   test('begins where there is nothing yet; continues with the same settings only', () => {
     const file = path('same.jsonl')
@@ -212,9 +223,9 @@ describe('mt-bench', () => {
   })
 
   test('another seed changes sampled categories, not greedy ones', () => {
-    result(...full)
+    result(...full, '--overwrite')
     const first = answers()
-    result(...full, '--seed', '7')
+    result(...full, '--overwrite', '--seed', '7')
     const other = answers()
     const turns = (list: Record<string, unknown>[], id: number) =>
       list.find((answer) => answer.question_id === id)!.choices
@@ -231,6 +242,12 @@ describe('wrong calls', () => {
     ['shots of another task', ['--data', math, '--shots', '2'], /for --task mmlu/],
     ['seed of another task', ['--data', math, '--seed', '2'], /for --task mt-bench/],
     ['resume without output', ['--data', math, '--resume'], /'--resume' needs '--output'/],
+    [
+      'replacing and resuming',
+      ['--data', math, '--output', 'x', '--resume', '--overwrite'],
+      /exclude each other/,
+    ],
+    ['overwrite without output', ['--data', math, '--overwrite'], /'--overwrite' needs '--output'/],
     ['answers without a file', ['--data', questions, '--task', 'mt-bench'], /needs '--output'/],
     ['output into the data', ['--data', math, '--output', math], /would be overwritten/],
     ['a file twice', ['--data', math, math], /sums-test\.jsonl is given twice/],

@@ -2,7 +2,7 @@
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { evaluateChoice } from '../../lib/eval/accuracy.js'
+import { evaluateChoice, evaluateGenerated } from '../../lib/eval/accuracy.js'
 import { evaluateLoss } from '../../lib/eval/loss.js'
 import type { EvalOptions } from '../../lib/eval/types.js'
 import { loadDataset, Model } from '../../lib/index.js'
@@ -31,6 +31,31 @@ describe('samples longer than the model has positions', () => {
     expect(warnings).toHaveLength(1)
     const longer = await evaluateLoss(model, data, { ...options, maxLength: 300 })
     expect(longer.tokens).toBe(found.tokens + 300 - POSITIONS)
+  })
+
+  test('are told of where prompts are not cut', async () => {
+    await using model = await Model.load(tinyModel)
+    const question = 'Where is Milo? '.repeat(60)
+    const rows = [
+      { question: 'Where is Milo?', choices: ['here', 'there'], answer: 0 },
+      { question, choices: ['here', 'there'], answer: 1 },
+    ]
+    const choices = await loadDataset(file('long-choice.json', JSON.stringify(rows)))
+    const warnings: string[] = []
+    const onWarning = (warning: string) => warnings.push(warning)
+    expect((await evaluateChoice(model, choices, { ...options, onWarning })).count).toBe(2)
+    const one = /^1 prompt is longer than 256 tokens, the first is .*long-choice\.json\[1\]$/
+    expect(warnings).toEqual([expect.stringMatching(one)])
+    const problem = { instruction: 'Where is Milo?', output: '4', answer: '4' }
+    const math = await loadDataset(file('short.json', JSON.stringify([problem])))
+    // A prompt that fits, and no room for what is generated.
+    const generated = { ...options, onWarning, maxNewTokens: POSITIONS }
+    await evaluateGenerated(model, math, 'math', {
+      ...generated,
+      signal: AbortSignal.abort(),
+    }).catch(() => {})
+    expect(warnings.at(-1)).toMatch(/^1 prompt is longer than 256 tokens/)
+    expect(warnings).toHaveLength(2)
   })
 
   test('do not come of a text file: its blocks fit', async () => {

@@ -28,6 +28,7 @@ export interface EvalCommandOptions extends CommonOptions {
   modelId: string
   output?: string
   resume: boolean
+  overwrite: boolean
   force: boolean
 }
 
@@ -111,6 +112,7 @@ export function evalCommand(): Command {
         .option('--model-id <name>', "mt-bench: the model's name in the answers")
         .option('--output <file>', 'write one JSON line a sample to this file')
         .option('--resume', 'continue the evaluation that --output holds a part of', false)
+        .option('--overwrite', 'replace the results that --output holds', false)
         .option('--force', 'fuse although the adapter was trained on another base', false),
     async (given, out) => {
       const { runEvaluation } = await import('../eval-run.js')
@@ -138,6 +140,10 @@ function checked(given: Given & CommonOptions): EvalCommandOptions {
   if ((shots ?? 0) > 0 && dev === undefined) throw usage("option '--shots' needs '--dev'")
   if (dev !== undefined && !shots) throw usage("option '--dev' needs '--shots'")
   if (given.resume && output === undefined) throw usage("option '--resume' needs '--output'")
+  if (given.overwrite && output === undefined) throw usage("option '--overwrite' needs '--output'")
+  if (given.overwrite && given.resume) {
+    throw usage("options '--resume' and '--overwrite' exclude each other")
+  }
   const twice = files.find((file, i) => files.indexOf(file) < i)
   if (twice !== undefined) throw usage(`data file ${twice} is given twice`)
   const inputs = dev === undefined ? files : [...files, dev]
