@@ -34,7 +34,7 @@ struct AttentionShape {
   int heads = 0, kv_heads = 0, head_dim = 0;
   const int32_t* kv_head_of = nullptr;  // [heads]
   int window = 0;                       // 0: unlimited
-  float scale = 1;                      // usually 1 / sqrt(head_dim)
+  float scale = 1;                      // positive; usually 1 / sqrt(head_dim)
 };
 
 /// One AdamW update of one parameter (decoupled weight decay).

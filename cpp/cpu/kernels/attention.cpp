@@ -54,22 +54,21 @@ struct Task {
   int64_t query_row, key_row;  // where the sequence begins
 };
 
-/// The largest scaled score a row sees, -inf where it sees none.
-S2FT_INLINE float row_peak(const float* scores, Span seen, float scale) {
+/// The largest score a row sees, -inf where it sees none.
+S2FT_INLINE float row_peak(const float* scores, Span seen) {
   const int64_t full0 = ceil_div(seen.begin, kLanes), full1 = seen.end / kLanes;
   const vf nothing = splat(-INFINITY);
   vf top = nothing;
   for (int64_t v = full0; v < full1; ++v) {
-    top = max(load(scores + v * kLanes) * scale, top);
+    top = max(load(scores + v * kLanes), top);
   }
   // The vectors the span covers in part: at most its first and its last.
   const int64_t first = seen.begin / kLanes, last = ceil_div(seen.end, kLanes) - 1;
   if (first < full0) {
-    top =
-        max(lanes_in(seen, first) ? load(scores + first * kLanes) * scale : nothing, top);
+    top = max(lanes_in(seen, first) ? load(scores + first * kLanes) : nothing, top);
   }
   if (last >= full1 && last >= full0) {
-    top = max(lanes_in(seen, last) ? load(scores + last * kLanes) * scale : nothing, top);
+    top = max(lanes_in(seen, last) ? load(scores + last * kLanes) : nothing, top);
   }
   return largest(top);
 }
@@ -92,13 +91,15 @@ template <bool kDot>
 S2FT_INLINE float row_weights(const float* scores, void* weights, Span seen, int64_t v0,
                               int64_t v1, float scale, float shift) {
   const int64_t full0 = ceil_div(seen.begin, kLanes), full1 = seen.end / kLanes;
+  const vf factor = splat(scale * kExponentUnit<kDot>);
+  const vf away = splat(shift * kExponentUnit<kDot>);
   vf total{};
   for (int64_t v = v0; v < v1; ++v) {
     vf w{};
     if (v >= full0 && v < full1) {
-      w = exp(fma(load(scores + v * kLanes), splat(scale), splat(-shift)));
+      w = weight_of<kDot>(load(scores + v * kLanes), factor, away);
     } else if ((v + 1) * kLanes > seen.begin && v * kLanes < seen.end) {
-      w = exp(fma(load(scores + v * kLanes), splat(scale), splat(-shift)));
+      w = weight_of<kDot>(load(scores + v * kLanes), factor, away);
       w = lanes_in(seen, v) ? w : vf{};
     }
     total += w;
@@ -115,7 +116,7 @@ S2FT_INLINE void softmax_strip(const Workspace& w, int64_t r, int64_t strip,
   constexpr int64_t kWeightUnits = kDot ? kBlockKeys / 2 : kBlockKeys;
   float peaks[kTileRows];
   for (int64_t i = 0; i < strip; ++i) {
-    peaks[i] = row_peak(w.scores + i * kBlockKeys, seen[i], scale);
+    peaks[i] = row_peak(w.scores + i * kBlockKeys, seen[i]) * scale;
   }
   for (int64_t i = 0; i < strip; ++i) {
     const float before = w.peak[r + i];

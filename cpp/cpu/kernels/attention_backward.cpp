@@ -81,11 +81,12 @@ S2FT_INLINE Span seen_by(const Call& call, const Item& item, int64_t i, int64_t 
 }
 
 /// P = exp(scale S - lse) and dS = P (dP - delta), without the factor `scale`, for one
-/// vector; zero in lanes the row does not see.
+/// vector; zero in lanes the row does not see. scale and lse in kExponentUnit.
+template <bool kDot>
 S2FT_INLINE void gradient_vector(const float* scores, const float* gradients, bool whole,
                                  Span seen, int64_t v, float scale, float lse,
                                  float delta, vf* weight, vf* gradient) {
-  vf p = exp(fma(load(scores + v * kLanes), splat(scale), splat(-lse)));
+  vf p = weight_of<kDot>(load(scores + v * kLanes), splat(scale), splat(lse));
   vf ds = p * (load(gradients + v * kLanes) - delta);
   if (!whole) {
     const vi mask = lanes_in(seen, v);
@@ -103,7 +104,7 @@ S2FT_INLINE void strip_gradients(const Call& call, const Item& item, const Works
                                  int64_t r, int64_t strip, int64_t key, int64_t n,
                                  int64_t v0, int64_t v1) {
   constexpr int64_t kVectors = kBlockKeys / kLanes;
-  const float scale = call.shape.scale;
+  const float scale = call.shape.scale * kExponentUnit<kDot>;
   Span seen[kTileRows];
   float lse[kTileRows];
   bool whole[kTileRows];
@@ -111,7 +112,7 @@ S2FT_INLINE void strip_gradients(const Call& call, const Item& item, const Works
     seen[i] = seen_by(call, item, r + i, key, n);
     whole[i] = seen[i].begin <= v0 * kLanes && seen[i].end >= v1 * kLanes;
     const int64_t row = item.row + item.first + r + i;
-    lse[i] = call.lse.as<float>()[row * call.lse.ld + item.head];
+    lse[i] = call.lse.as<float>()[row * call.lse.ld + item.head] * kExponentUnit<kDot>;
   }
   for (int64_t i = 0; i < strip; i += kDot ? 2 : 1) {
     float* p_row = w.weights + units<kDot>(r + i) * kBlockKeys;
@@ -119,8 +120,9 @@ S2FT_INLINE void strip_gradients(const Call& call, const Item& item, const Works
     for (int64_t v = 0; v < kVectors; ++v) {
       vf p{}, ds{};
       if (v >= v0 && v < v1) {
-        gradient_vector(w.scores + i * kBlockKeys, w.gradients + i * kBlockKeys, whole[i],
-                        seen[i], v, scale, lse[i], w.delta[r + i], &p, &ds);
+        gradient_vector<kDot>(w.scores + i * kBlockKeys, w.gradients + i * kBlockKeys,
+                              whole[i], seen[i], v, scale, lse[i], w.delta[r + i], &p,
+                              &ds);
       }
 #if defined(S2FT_DOT_BF16)
       if constexpr (kDot) {
@@ -128,15 +130,16 @@ S2FT_INLINE void strip_gradients(const Call& call, const Item& item, const Works
         vf p1{}, ds1{};
         const int64_t j = i + 1;
         if (v >= v0 && v < v1 && j < strip) {
-          gradient_vector(w.scores + j * kBlockKeys, w.gradients + j * kBlockKeys,
-                          whole[j], seen[j], v, scale, lse[j], w.delta[r + j], &p1, &ds1);
+          gradient_vector<kDot>(w.scores + j * kBlockKeys, w.gradients + j * kBlockKeys,
+                                whole[j], seen[j], v, scale, lse[j], w.delta[r + j], &p1,
+                                &ds1);
         }
         const __m512i ds_halves = narrow_both(ds, ds1);
         store(p_row + v * kLanes, interleave_halves(narrow_both(p, p1)));
         store(ds_row + v * kLanes, interleave_halves(ds_halves));
         bf16* at = reinterpret_cast<bf16*>(w.gradient_rows) + i * kBlockKeys + v * kLanes;
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(at),
-                            _mm512_castsi512_si256(ds_halves));
+                            _mm512_maskz_extracti64x4_epi64(0xf, ds_halves, 0));
         if (j < strip) {
           _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + kBlockKeys),
                               _mm512_maskz_extracti64x4_epi64(0xf, ds_halves, 1));

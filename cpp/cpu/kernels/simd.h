@@ -238,6 +238,17 @@ S2FT_INLINE vf exp(vf x) {
 #if defined(S2FT_DOT_BF16)
 inline constexpr bool kDotBf16 = true;
 
+/// 2^x within 3e-6 of itself, for weights that are rounded to bf16: at most 2^128.
+S2FT_INLINE vf exp2_for_bf16(vf x) {
+  const vf n = (vf)_mm512_maskz_roundscale_ps(0xffff, (__m512)x, 8);
+  const vf r = x - n;
+  vf p = fma(splat(9.560510516e-3f), r, splat(5.591703951e-2f));
+  p = fma(p, r, splat(2.402498126e-1f));
+  p = fma(p, r, splat(6.931219697e-1f));
+  p = fma(p, r, splat(9.999991655e-1f));
+  return (vf)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
+}
+
 /// acc + a0 b0 + a1 b1 in every lane, whose 32 bits are a pair of bf16.
 S2FT_INLINE vf dot_pairs(vf acc, vf a, vf b) {
   return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);

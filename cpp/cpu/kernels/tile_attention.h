@@ -55,6 +55,21 @@ S2FT_INLINE HeadRuns make_head_runs(const AttentionShape& shape, float* scratch)
   return {order, begin};
 }
 
+/// What exponents are counted in: with kDot, where weights are rounded to bf16, powers of
+/// two, else of e.
+template <bool kDot>
+inline constexpr float kExponentUnit = kDot ? 1.44269504088896341f : 1.0f;
+
+/// exp((scale * score - shift) / kExponentUnit): scale and shift hold that unit.
+template <bool kDot>
+S2FT_INLINE vf weight_of(vf score, vf scale, vf shift) {
+  const vf x = fma(score, scale, -shift);
+#if defined(S2FT_DOT_BF16)
+  if constexpr (kDot) return exp2_for_bf16(x);
+#endif
+  return exp(x);
+}
+
 /// Head dimension in whole vectors, and the units of a packed row that is summed over it.
 S2FT_INLINE int64_t padded(int head_dim) {
   return round_up(head_dim, kLanes);
