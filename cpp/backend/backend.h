@@ -170,9 +170,12 @@ class Backend {
   virtual void scatter_elements(Mat y, Mat x, const int32_t* index) = 0;
 
   // -- optimizer ------------------------------------------------------------------
-  virtual void adamw(const AdamW& update) = 0;
-  /// Sum of squares in double, the same for the same input and thread count.
-  virtual double sum_of_squares(Mat x) = 0;
+  virtual void adamw(const AdamW* updates, int count) = 0;
+  void adamw(const AdamW& update) { adamw(&update, 1); }
+  /// Sum of squares over all of them in double, the same for the same input and thread
+  /// count.
+  virtual double sum_of_squares(const Mat* x, int count) = 0;
+  double sum_of_squares(Mat x) { return sum_of_squares(&x, 1); }
 };
 
 }  // namespace s2ft

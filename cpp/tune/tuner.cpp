@@ -257,10 +257,10 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
     for (Hook& hook : hooks_) static_cast<GalorePart&>(*hook.part).renew(step_);
   StepResult result;
   result.loss = forward_backward(micro_batches, result.tokens, stop);
-  double squares = 0;
-  for (Parameter* p : parameters_)
-    squares += model_->backend->sum_of_squares(p->gradient);
-  result.grad_norm = std::sqrt(squares);
+  std::vector<Mat> gradients;
+  for (Parameter* p : parameters_) gradients.push_back(p->gradient);
+  result.grad_norm =
+      std::sqrt(model_->backend->sum_of_squares(gradients.data(), int(gradients.size())));
   if (!std::isfinite(result.grad_norm))
     throw NotFinite("the gradient's norm is " + std::to_string(result.grad_norm), -1, -1);
   const double max_norm = optimizer_.max_grad_norm;
@@ -268,6 +268,7 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
   const double clip =
       max_norm > 0 ? std::min(1.0, max_norm / (result.grad_norm + 1e-6)) : 1.0;
   ++step_;
+  std::vector<AdamW> updates;
   for (Parameter* p : parameters_) {
     AdamW update;
     update.weight = p->weight;
@@ -282,8 +283,9 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
     update.weight_decay = p->decays ? optimizer_.weight_decay : 0;
     update.gradient_scale = float(clip);
     update.step = step_ - p->born;
-    model_->backend->adamw(update);
+    updates.push_back(update);
   }
+  model_->backend->adamw(updates.data(), int(updates.size()));
   for (Hook& hook : hooks_)
     hook.part->stepped(*model_->backend, learning_rate, optimizer_.weight_decay);
   for (StreamHook& hook : stream_hooks_) hook.intervention->stepped(*model_->backend);

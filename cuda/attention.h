@@ -1,0 +1,21 @@
+// Attention on the device: cuDNN's where it is found, else this library's own kernels.
+#pragma once
+
+#include "backend/backend.h"
+#include "cuda/context.h"
+#include "cuda/shared_library.h"
+
+namespace s2ft::cuda {
+
+void attention(Context& context, Mat o, Mat lse, Mat q, Mat k, Mat v,
+               const Sequences& sequences, const AttentionShape& shape);
+void attention_backward(Context& context, Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k,
+                        Mat v, Mat o, Mat lse, const Sequences& sequences,
+                        const AttentionShape& shape);
+/// Upper bound of the scratch that both take for batches of so many tokens.
+size_t attention_workspace(int64_t tokens, const AttentionShape& shape);
+
+/// cuDNN, opened once a process.
+const SharedLibrary& cudnn_library();
+
+}  // namespace s2ft::cuda
