@@ -8,8 +8,9 @@ namespace s2ft::cuda::emulation {
 struct PendingCopy {
   void* to;
   const void* from;
-  unsigned bytes, read;  // the rest is zeros
+  unsigned read;  // of 16 bytes; the rest is zeros
   int group;
+  const void* code;
 };
 
 struct PendingCopies {

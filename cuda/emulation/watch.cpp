@@ -56,6 +56,9 @@ struct Watch {
   std::vector<uint32_t> clocks;  // of each thread, for the lanes of its warp
 };
 
+// Set where something was compiled with the hooks: otherwise writes would not be seen.
+bool watching = false;
+
 Watch& watch() {
   static auto* w = new Watch;
   return *w;
@@ -212,7 +215,7 @@ void check_global(const char* at, size_t bytes, bool write, const void* code) {
 }
 
 void look(const void* address, size_t bytes, bool write, const void* code) {
-  if (!in_kernel()) return;
+  if (!watching || !in_kernel()) return;
   Watch& w = watch();
   if (!pthread_equal(pthread_self(), w.device)) return;
   const char* at = static_cast<const char*>(address);
@@ -242,6 +245,7 @@ void watch_launch() {
 
 void watch_block(unsigned number, unsigned threads, void* dynamic_begin,
                  size_t dynamic_bytes, void* static_begin, size_t static_bytes) {
+  if (!watching) return;
   Watch& w = watch();
   w.block = number;
   w.epoch = 1;
@@ -259,6 +263,7 @@ void watch_barrier() {
 }
 
 void watch_meeting(unsigned base, unsigned mask) {
+  if (!watching) return;
   Watch& w = watch();
   uint32_t joined[kWarp] = {};
   const unsigned threads = unsigned(w.clocks.size() / kWarp);
@@ -275,11 +280,11 @@ void watch_meeting(unsigned base, unsigned mask) {
   }
 }
 
-void watch_read(const void* at, size_t bytes) {
-  look(at, bytes, false, __builtin_return_address(0));
+void watch_read(const void* at, size_t bytes, const void* code) {
+  look(at, bytes, false, code);
 }
-void watch_write(void* at, size_t bytes) {
-  look(at, bytes, true, __builtin_return_address(0));
+void watch_write(void* at, size_t bytes, const void* code) {
+  look(at, bytes, true, code);
 }
 
 }  // namespace s2ft::cuda::emulation
@@ -302,7 +307,9 @@ S2FT_HOOKS(8)
 S2FT_HOOKS(16)
 
 extern "C" {
-void __tsan_init() {}
+void __tsan_init() {
+  s2ft::cuda::emulation::watching = true;
+}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_read(void**) {}

@@ -16,8 +16,8 @@ void watch_barrier();
 /// The lanes of `mask` in the warp whose first thread is `base` have, in __syncwarp.
 void watch_meeting(unsigned base, unsigned mask);
 /// The running thread reads or writes on behalf of an instruction that the hooks do not
-/// see.
-void watch_read(const void* at, size_t bytes);
-void watch_write(void* at, size_t bytes);
+/// see; `code` is where.
+void watch_read(const void* at, size_t bytes, const void* code);
+void watch_write(void* at, size_t bytes, const void* code);
 
 }  // namespace s2ft::cuda::emulation
