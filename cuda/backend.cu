@@ -1,11 +1,10 @@
 // The CUDA backend: forwards every operation to its launcher, on one stream in order.
 // Nothing waits for the device but what returns numbers to the host.
-#include "cuda/backend.h"
-
 #include <string>
 
 #include "core/error.h"
 #include "cuda/attention.h"
+#include "cuda/backend.h"
 #include "cuda/ops.h"
 #include "cuda/products.h"
 

@@ -1,10 +1,9 @@
-#include "cuda/context.h"
-
 #include <algorithm>
 #include <cstring>
 #include <string>
 
 #include "core/error.h"
+#include "cuda/context.h"
 #include "cuda/products.h"
 
 namespace s2ft::cuda {

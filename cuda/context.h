@@ -87,7 +87,7 @@ class Context : public std::enable_shared_from_this<Context> {
   Staging staging_;
   std::vector<Staging> outgrown_;  // may still be read by what runs
   Half halves_[2];
-  int half_ = 0;         // the half that is being filled
+  int half_ = 0;          // the half that is being filled
   size_t half_used_ = 0;  // bytes of it
 };
 

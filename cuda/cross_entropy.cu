@@ -25,7 +25,8 @@ __global__ void cross_entropy_kernel(float* nll, View<D> d, View<float> logits,
     for (int64_t j = threadIdx.x; j < cols; j += kThreads) max = fmaxf(max, x[j]);
     max = block_max(max, maxima);
     double sum = 0;
-    for (int64_t j = threadIdx.x; j < cols; j += kThreads) sum += double(expf(x[j] - max));
+    for (int64_t j = threadIdx.x; j < cols; j += kThreads)
+      sum += double(expf(x[j] - max));
     sum = block_sum(sum, sums);
     if (threadIdx.x == 0) nll[i] = float(log(sum) + (double(max) - double(at_target)));
     if (d.data) {

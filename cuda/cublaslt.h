@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cuda_runtime.h>
-#include <library_types.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -28,6 +27,7 @@ struct Heuristic {
   int reserved[4];
 };
 
+enum DataType : int { kF32 = 0, kBf16 = 14 };
 enum Compute : int { kCompute32F = 68 };
 enum Operation : int32_t { kPlain = 0, kTransposed = 1 };
 enum DescriptorAttribute : int { kTransposeA = 3, kTransposeB = 4 };
@@ -47,11 +47,10 @@ struct Api {
   Status (*create)(Handle*);
   Status (*destroy)(Handle);
   size_t (*version)();
-  Status (*descriptor_create)(Descriptor*, int compute, cudaDataType_t scale);
+  Status (*descriptor_create)(Descriptor*, int compute, int scale);
   Status (*descriptor_destroy)(Descriptor);
   Status (*descriptor_set)(Descriptor, int attribute, const void*, size_t);
-  Status (*layout_create)(Layout*, cudaDataType_t, uint64_t rows, uint64_t cols,
-                          int64_t ld);
+  Status (*layout_create)(Layout*, int type, uint64_t rows, uint64_t cols, int64_t ld);
   Status (*layout_destroy)(Layout);
   Status (*preference_create)(Preference*);
   Status (*preference_destroy)(Preference);

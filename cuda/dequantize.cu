@@ -15,12 +15,11 @@ constexpr int kBlockThreads = 8;
 
 /// NF4's level of a code.
 __device__ inline float nf4_level(int code) {
-  constexpr float levels[16] = {kNf4Levels[0],  kNf4Levels[1],  kNf4Levels[2],
-                                kNf4Levels[3],  kNf4Levels[4],  kNf4Levels[5],
-                                kNf4Levels[6],  kNf4Levels[7],  kNf4Levels[8],
-                                kNf4Levels[9],  kNf4Levels[10], kNf4Levels[11],
-                                kNf4Levels[12], kNf4Levels[13], kNf4Levels[14],
-                                kNf4Levels[15]};
+  constexpr float levels[16] = {
+      kNf4Levels[0],  kNf4Levels[1],  kNf4Levels[2],  kNf4Levels[3],
+      kNf4Levels[4],  kNf4Levels[5],  kNf4Levels[6],  kNf4Levels[7],
+      kNf4Levels[8],  kNf4Levels[9],  kNf4Levels[10], kNf4Levels[11],
+      kNf4Levels[12], kNf4Levels[13], kNf4Levels[14], kNf4Levels[15]};
   return levels[code];
 }
 
@@ -63,8 +62,8 @@ __global__ void dequantize_kernel(View<T> y, Piece w, int64_t blocks, bool align
   const int64_t groups = w.rows * blocks;
   const int64_t step = int64_t(gridDim.x) * (kThreads / kBlockThreads);
   const int lane = threadIdx.x % kBlockThreads;
-  for (int64_t g = int64_t(blockIdx.x) * (kThreads / kBlockThreads) +
-                   threadIdx.x / kBlockThreads;
+  for (int64_t g =
+           int64_t(blockIdx.x) * (kThreads / kBlockThreads) + threadIdx.x / kBlockThreads;
        g < groups; g += step) {
     const int64_t i = g / blocks, b = g % blocks;
     const int64_t block = (w.row + i) * w.row_blocks + w.col / kQuantBlock + b;
@@ -122,13 +121,13 @@ struct PatchCols {
 template <class T>
 void dequantize_piece(Context& context, Mat y, const QuantizedMat& w, int64_t row,
                       int64_t col) {
-  const Piece piece{w.codes,        w.scales, w.scale_codes,  w.group_scales,
-                    w.scale_levels, w.offset, w.row_blocks(), row,
-                    col,            y.rows,   y.cols};
+  const Piece piece{
+      w.codes,        w.scales, w.scale_codes, w.group_scales, w.scale_levels, w.offset,
+      w.row_blocks(), row,      col,           y.rows,         y.cols};
   const int64_t blocks = (y.cols + kQuantBlock - 1) / kQuantBlock;
   const int64_t wanted = (y.rows * blocks * kBlockThreads + kThreads - 1) / kThreads;
-  const dim3 grid(unsigned(
-      std::min<int64_t>(wanted, int64_t(context.multiprocessors()) * 32)));
+  const dim3 grid(
+      unsigned(std::min<int64_t>(wanted, int64_t(context.multiprocessors()) * 32)));
   if (w.kind == Quantization::nf4) {
     launch(context, dequantize_kernel<true, T>, grid, dim3(kThreads), 0, View<T>(y),
            piece, blocks, vectors(y));

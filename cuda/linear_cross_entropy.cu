@@ -54,10 +54,9 @@ int64_t block_columns(int64_t vocabulary) {
 /// terms = exp(logits - max), zero at the target; sums so far, and what they were summed
 /// under a smaller maximum, are brought to a new one.   terms may be logits
 template <class T>
-__global__ void softmax_block_kernel(View<T> terms, View<float> logits,
-                                     View<float> total, int64_t width,
-                                     const int32_t* targets, int64_t first, int64_t rows,
-                                     int64_t cols, Rows state) {
+__global__ void softmax_block_kernel(View<T> terms, View<float> logits, View<float> total,
+                                     int64_t width, const int32_t* targets, int64_t first,
+                                     int64_t rows, int64_t cols, Rows state) {
   __shared__ float maxima[32];
   __shared__ double sums[32];
   for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {

@@ -7,7 +7,8 @@
 
 namespace s2ft {
 struct AdamW;
-}
+struct AdapterRows;
+}  // namespace s2ft
 
 namespace s2ft::cuda {
 
@@ -56,6 +57,8 @@ void cross_entropy(Context&, float* nll, Mat dlogits, Mat logits, const int32_t*
 size_t linear_cross_entropy_scratch(int64_t rows, int64_t width, int64_t vocabulary);
 void linear_cross_entropy(Context&, float* nll, Mat dx, Mat x, Mat w,
                           const int32_t* targets, float gradient_scale, void* scratch);
+// adapters.cu
+void add_adapters(Context&, Mat y, Mat x, const AdapterRows* groups, int count);
 // adamw.cu
 void adamw(Context&, const AdamW* updates, int count);
 

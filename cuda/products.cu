@@ -1,9 +1,8 @@
-#include "cuda/products.h"
-
 #include <algorithm>
 
 #include "core/error.h"
 #include "cuda/ops.h"
+#include "cuda/products.h"
 
 namespace s2ft::cuda {
 
@@ -44,8 +43,8 @@ void require(lt::Status status, const char* where) {
                                         std::to_string(status));
 }
 
-cudaDataType_t data_type(DType t) {
-  return t == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+int data_type(DType t) {
+  return t == DType::bf16 ? lt::kBf16 : lt::kF32;
 }
 
 /// The largest power of two, at most 16, that divides where a matrix's rows begin.
@@ -118,7 +117,7 @@ const Products::Plan& Products::plan(const Key& key, Mat c, Mat a, bool transpos
   if (plans_.size() >= kMostPlans) plans_.clear();
   auto made = std::make_unique<Plan>(api_);
   Plan& p = *made;
-  require(api_.descriptor_create(&p.descriptor, lt::kCompute32F, CUDA_R_32F),
+  require(api_.descriptor_create(&p.descriptor, lt::kCompute32F, lt::kF32),
           "cublasLtMatmulDescCreate");
   const int32_t first = transpose_b ? lt::kTransposed : lt::kPlain;
   const int32_t second = transpose_a ? lt::kTransposed : lt::kPlain;
@@ -162,18 +161,18 @@ const Products::Plan& Products::plan(const Key& key, Mat c, Mat a, bool transpos
 
 bool Products::by_library(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b,
                           float beta) {
-  const int types = int(a.dtype) | int(c.dtype) << 4 | int(transpose_a) << 8 |
-                    int(transpose_b) << 9;
+  const int types =
+      int(a.dtype) | int(c.dtype) << 4 | int(transpose_a) << 8 | int(transpose_b) << 9;
   const int alignments = alignment(a) | alignment(b) << 8 | alignment(c) << 16;
-  const Key key{c.rows, c.cols, transpose_a ? a.rows : a.cols, a.ld, b.ld, c.ld,
+  const Key key{c.rows, c.cols,    transpose_a ? a.rows : a.cols, a.ld, b.ld, c.ld,
                 types,  alignments};
   const Plan& p = plan(key, c, a, transpose_a, b, transpose_b);
   if (!p.possible) return false;
   if (!workspace_) workspace_ = context_.take(kWorkspaceBytes);
   const float alpha = 1;
   require(api_.matmul(handle_, p.descriptor, &alpha, b.data, p.a, a.data, p.b, &beta,
-                      c.data, p.c, c.data, p.c, &p.algorithm, workspace_,
-                      kWorkspaceBytes, context_.stream()),
+                      c.data, p.c, c.data, p.c, &p.algorithm, workspace_, kWorkspaceBytes,
+                      context_.stream()),
           "cublasLtMatmul");
   return true;
 }

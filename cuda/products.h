@@ -16,8 +16,8 @@ namespace s2ft::cuda {
 /// cuBLASLt, opened once a process. Which library it is, and every place that was tried.
 const SharedLibrary& cublaslt_library();
 
-/// c = op(a) op(b) + beta c by the plain tiled kernel, in f32: the oracle of the tests and
-/// what serves where the library does not.   gemm.cu
+/// c = op(a) op(b) + beta c by the plain tiled kernel, in f32: the oracle of the tests
+/// and what serves where the library does not.   gemm.cu
 void gemm(Context&, Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta);
 
 class Products {

@@ -127,8 +127,8 @@ void rms_norm_backward(Context& context, Mat dx, bool accumulate, Mat dw, Mat dy
     using W = Pointed<decltype(b)>;
     if (dw) {
       // First: dx may take dy's place.
-      auto* r = static_cast<float*>(context.scratch(
-          size_t(count + column_scratch(count, group)) * sizeof(float)));
+      auto* r = static_cast<float*>(
+          context.scratch(size_t(count + column_scratch(count, group)) * sizeof(float)));
       launch(context, inverse_rms_kernel<X>, blocks, threads, 0, r, View<X>(x), count,
              groups, group, eps);
       add_columns(context, dw.as<float>(), count, group, r + count,

@@ -41,8 +41,7 @@ void rope(Context& context, Mat x, const int32_t* positions, Mat cos, Mat sin,
   const bool wide = half % kVector == 0 && vectors(x) && vectors(cos) && vectors(sin);
   with_type(x.dtype, [&](auto* type) {
     spans(context, x.rows, x.cols / 2, wide,
-          Rotate<Pointed<decltype(type)>>{x, cos, sin, at, half,
-                                          inverse ? -1.0f : 1.0f});
+          Rotate<Pointed<decltype(type)>>{x, cos, sin, at, half, inverse ? -1.0f : 1.0f});
   });
 }
 

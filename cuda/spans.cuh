@@ -73,13 +73,15 @@ constexpr int kVector = 4, kSpanThreads = 256;
 /// Whether four elements of a row can be read and written at once.
 inline bool vectors(const Mat& m) {
   const int64_t bytes = kVector * int64_t(dtype_size(m.dtype));
-  return m.ld % kVector == 0 && reinterpret_cast<uintptr_t>(m.data) % uintptr_t(bytes) == 0;
+  return m.ld % kVector == 0 &&
+         reinterpret_cast<uintptr_t>(m.data) % uintptr_t(bytes) == 0;
 }
 inline bool contiguous(const Mat& m) {
   return m.ld == m.cols || m.rows <= 1;
 }
 
-/// Runs the functor over rows x cols elements. `wide`: every matrix of it holds vectors().
+/// Runs the functor over rows x cols elements. `wide`: every matrix of it holds
+/// vectors().
 template <class F>
 void spans(Context& context, int64_t rows, int64_t cols, bool wide, const F& f) {
   if (rows == 0 || cols == 0) return;
@@ -90,8 +92,8 @@ void spans(Context& context, int64_t rows, int64_t cols, bool wide, const F& f) 
   const unsigned y = kSpanThreads / x;
   const int64_t most = int64_t(context.multiprocessors()) * 16;
   const int64_t wide_blocks = std::min<int64_t>((across + x - 1) / x, most);
-  const int64_t tall_blocks =
-      std::min<int64_t>({(rows + y - 1) / y, std::max<int64_t>(1, most / wide_blocks), 65535});
+  const int64_t tall_blocks = std::min<int64_t>(
+      {(rows + y - 1) / y, std::max<int64_t>(1, most / wide_blocks), 65535});
   const dim3 grid{unsigned(wide_blocks), unsigned(tall_blocks)}, block{x, y};
   launch(context, wide ? spans_kernel<kVector, F> : spans_kernel<1, F>, grid, block, 0,
          rows, cols, f);

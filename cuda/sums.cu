@@ -59,7 +59,8 @@ template <class T>
 __device__ double squares(const T* x, const Squared& m, int64_t begin, int64_t end) {
   double sum = 0;
   for (int64_t e = begin + threadIdx.x; e < end; e += kSquareThreads) {
-    const double v = m.ld == m.cols ? to_f32(x[e]) : to_f32(x[e / m.cols * m.ld + e % m.cols]);
+    const double v =
+        m.ld == m.cols ? to_f32(x[e]) : to_f32(x[e / m.cols * m.ld + e % m.cols]);
     sum += v * v;
   }
   return sum;
@@ -139,7 +140,8 @@ double sum_of_squares(Context& context, const Mat* x, int count) {
   }
   if (chunks == 0) return 0;
   const Squared* table = context.to_device(matrices.data(), int64_t(matrices.size()));
-  auto* partial = static_cast<double*>(context.scratch(size_t(chunks + 1) * sizeof(double)));
+  auto* partial =
+      static_cast<double*>(context.scratch(size_t(chunks + 1) * sizeof(double)));
   const unsigned blocks = unsigned(std::min<int64_t>(chunks, 1 << 16));
   launch(context, squares_kernel, dim3(blocks), dim3(kSquareThreads), 0, partial, table,
          int(matrices.size()), chunks);

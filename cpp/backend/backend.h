@@ -26,6 +26,12 @@ struct Sequences {
   const int32_t* q = nullptr;        // [count + 1] rows of q and o
   const int32_t* k_begin = nullptr;  // [count] rows of k and v
   const int32_t* k_len = nullptr;    // [count]
+  // Keys in pages, where given: key j of sequence i is row pages[page_begin[i] + j /
+  // page_rows] * page_rows + j % page_rows, and k_begin is not read. Forward only;
+  // page_rows is a multiple of 16.
+  const int32_t* pages = nullptr;
+  const int32_t* page_begin = nullptr;  // [count]
+  int page_rows = 0;
 };
 
 /// Grouped-query attention. Any query head may use any key/value head, so that
@@ -35,6 +41,19 @@ struct AttentionShape {
   const int32_t* kv_head_of = nullptr;  // [heads]
   int window = 0;                       // 0: unlimited
   float scale = 1;                      // positive; usually 1 / sqrt(head_dim)
+};
+
+/// What one adapter adds to a linear layer's output for some rows of a batch: k values a
+/// row, then where they go. S2FT's `cols` slice gathers and multiplies, its `rows` slice
+/// multiplies and scatters, LoRA multiplies twice. The index arrays are device memory:
+/// they lie beside the adapter's matrices as long as it is held.
+struct AdapterRows {
+  int64_t begin = 0, count = 0;      // rows of x and y
+  int64_t k = 0;                     // values a row; 0: nothing is added
+  const int32_t* gather = nullptr;   // [k] columns of x that the values are, or
+  Mat a;                             // (k, in): the values are x a^T
+  const int32_t* scatter = nullptr;  // [k] distinct columns of y that they add to, or
+  Mat b;                             // (k, out): y += values b
 };
 
 /// One AdamW update of one parameter (decoupled weight decay).

@@ -4,9 +4,14 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <cstring>
+#include <vector>
 
 #include "core/error.h"
+#include "core/rng.h"
 
 namespace s2ft {
 
@@ -91,10 +96,10 @@ std::shared_ptr<Backend> make_cuda(int device) {
     throw Error("DEVICE_UNAVAILABLE", "[load] device cuda: " + problem);
   const size_t count = cuda.report.description.devices.size();
   if (size_t(device) >= count) {
-    throw Error("DEVICE_UNAVAILABLE",
-                "[load] device cuda:" + std::to_string(device) + ": expected 0 to " +
-                    std::to_string(count - 1) + ", found " + std::to_string(count) +
-                    " CUDA device" + (count == 1 ? "" : "s"));
+    throw Error("DEVICE_UNAVAILABLE", "[load] device cuda:" + std::to_string(device) +
+                                          ": expected 0 to " + std::to_string(count - 1) +
+                                          ", found " + std::to_string(count) +
+                                          " CUDA device" + (count == 1 ? "" : "s"));
   }
   return cuda.library->make_backend(device);
 }
@@ -120,15 +125,51 @@ bool cuda_usable() {
   return cuda_report().problem.empty();
 }
 
-std::shared_ptr<Backend> make_backend(const std::string& device, const CpuOptions& cpu) {
+PlacedBackend make_backend(const std::string& device, const CpuOptions& cpu) {
   if (device == "cpu" || (device == "auto" && !cuda_usable()))
-    return make_cpu_backend(cpu);
-  if (device == "cuda" || device == "auto") return make_cuda(0);
-  const int number =
-      device.rfind("cuda:", 0) == 0 ? device_number(device.substr(5)) : -1;
-  if (number >= 0) return make_cuda(number);
+    return {make_cpu_backend(cpu), false};
+  if (device == "cuda" || device == "auto") return {make_cuda(0), true};
+  const int number = device.rfind("cuda:", 0) == 0 ? device_number(device.substr(5)) : -1;
+  if (number >= 0) return {make_cuda(number), true};
   throw Error("INVALID_ARGUMENT",
               "[load] device: expected cpu, cuda, cuda:N or auto, found " + device);
+}
+
+double product_gflops(Backend& backend, DType dtype) {
+  constexpr int64_t n = 8192;
+  constexpr int kRuns = 4;  // the first one warms up
+  const size_t bytes = size_t(n * n) * dtype_size(dtype);
+  const Buffer storage = backend.allocate(3 * bytes);
+  char* data = static_cast<char*>(storage.data());
+  const Mat all = mat(data, dtype, 3 * n, n);
+  // Numbers of some spread: zeros would draw less power and run at a higher clock.
+  Rng rng(1);
+  std::vector<char> values(2 * size_t(n) * dtype_size(dtype));
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    const float x = float(rng.normal());
+    const bf16 half = to_bf16(x);
+    if (dtype == DType::f32) {
+      std::memcpy(&values[size_t(i) * 4], &x, 4);
+    } else {
+      std::memcpy(&values[size_t(i) * 2], &half, 2);
+    }
+  }
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    const size_t shift = size_t(i * 37 % n) * dtype_size(dtype);
+    backend.upload(all.row_range(i, 1).data, values.data() + shift, values.size() / 2);
+  }
+  const Mat a = all.row_range(0, n), b = all.row_range(n, n), c = all.row_range(2 * n, n);
+  double best = 0;
+  for (int run = 0; run < kRuns; ++run) {
+    backend.synchronize();
+    const auto begun = std::chrono::steady_clock::now();
+    backend.matmul(c, a, false, b, true, 0);
+    backend.synchronize();
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+    if (run > 0)
+      best = std::max(best, 2e-9 * double(n) * double(n) * double(n) / took.count());
+  }
+  return best;
 }
 
 }  // namespace s2ft

@@ -23,9 +23,17 @@ const CudaReport& cuda_report();
 /// Whether `auto` means CUDA.
 bool cuda_usable();
 
-/// The backend of a device: "cpu", "cuda", "cuda:1" or "auto". Throws INVALID_ARGUMENT for
-/// another name and DEVICE_UNAVAILABLE, with every place tried and what to install, where
-/// CUDA was asked for and cannot be used.
-std::shared_ptr<Backend> make_backend(const std::string& device, const CpuOptions& cpu);
+struct PlacedBackend {
+  std::shared_ptr<Backend> backend;
+  bool cuda = false;
+};
+
+/// The backend of a device: "cpu", "cuda", "cuda:1" or "auto". Throws INVALID_ARGUMENT
+/// for another name and DEVICE_UNAVAILABLE, with every place tried and what to install,
+/// where CUDA was asked for and cannot be used.
+PlacedBackend make_backend(const std::string& device, const CpuOptions& cpu);
+
+/// GFLOP/s of a large product, the best of some runs.
+double product_gflops(Backend& backend, DType dtype);
 
 }  // namespace s2ft

@@ -16,7 +16,7 @@ inline std::shared_ptr<Backend> make_test_backend() {
   return cuda::make_backend(0);
 #else
   if (!cuda_usable()) SKIP("no CUDA device: " + cuda_report().problem);
-  return make_backend("cuda", {});
+  return make_backend("cuda", {}).backend;
 #endif
 }
 

@@ -51,7 +51,7 @@ export interface NativeModelSpec {
   files: string[]
   dtype: DType
   quantize: Quantization | 'none'
-  device: 'cpu' | 'cuda'
+  device: 'cpu' | 'cuda' | 'auto'
   /** 0: all CPUs of this process. */
   threads: number
   arithmetic: 'auto' | 'native' | 'widen'
@@ -75,6 +75,34 @@ export interface NativeDevice {
   peakGflops: number
   peakGflopsF32: number
   peakGflopsBf16: number
+  /** CUDA only, like the two below. */
+  multiprocessors?: number
+  totalBytes?: number
+  freeBytes?: number
+}
+
+/** A library of NVIDIA's that the CUDA backend opens at run time. */
+export interface NativeCudaPiece {
+  name: string
+  /** Empty when it was not found. */
+  path: string
+  /** What it serves, and what serves without it. */
+  purpose: string
+  remedy: string
+  /** Places where it was looked for in vain. */
+  tried: string[]
+}
+
+export interface NativeCudaReport {
+  /** The CUDA backend's library; empty when it could not be loaded. */
+  library: string
+  /** Why no device can be used; empty when one can. */
+  problem: string
+  tried: string[]
+  /** As CUDA counts: 13000 is 13.0; 0: none. */
+  driver: number
+  runtime: number
+  pieces: NativeCudaPiece[]
 }
 
 export interface NativeSampling {
@@ -301,7 +329,9 @@ export interface NativeModel {
   readonly bytes: number
   readonly parameters: number
   /** How bf16 products are computed; with the thread count it decides results' last bits. */
-  readonly arithmetic: 'native' | 'widen'
+  /** 'native' or 'widen' on a CPU; what multiplies on CUDA. */
+  readonly arithmetic: string
+  readonly device: 'cpu' | 'cuda'
   readonly threads: number
   /** Names, file dtypes and shapes in checkpoint order, for saving. */
   tensors(): { name: string; dtype: TensorDType; shape: number[] }[]
@@ -369,6 +399,7 @@ export interface NativeBinding {
   /** Must equal the package version. */
   readonly version: string
   devices(threads: number): Promise<NativeDevice[]>
+  cudaReport(): Promise<NativeCudaReport>
   loadModel(spec: NativeModelSpec): Promise<NativeModel>
   readSafetensors(
     path: string,

@@ -26,7 +26,7 @@ const schema = z.strictObject({
   /** What may change the last bits of the result. */
   machine: z.strictObject({
     threads: z.number().int().positive(),
-    arithmetic: z.enum(['native', 'widen']),
+    arithmetic: z.string(),
   }),
 })
 
@@ -122,9 +122,10 @@ export interface MachineDifference {
 /** Empty when this machine continues the run bit by bit. */
 export function machineDifferences(state: TrainerState, model: Model): MachineDifference[] {
   const now = machineOf(model)
-  // Only bf16 weights are multiplied in one arithmetic or the other.
+  // On a CPU only bf16 weights are multiplied in one arithmetic or the other.
+  const cpus = [state.machine, now].every(({ arithmetic }) => /^(native|widen)$/.test(arithmetic))
   const options =
-    model.dtype === 'bf16' ? (['threads', 'arithmetic'] as const) : ['threads' as const]
+    model.dtype === 'bf16' || !cpus ? (['threads', 'arithmetic'] as const) : ['threads' as const]
   return options.flatMap((option) => {
     const [expected, found] = [state.machine[option], now[option]]
     if (expected === found) return []
