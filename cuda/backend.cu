@@ -30,8 +30,10 @@ class CudaBackend final : public Backend {
     at().download(host, from, bytes);
   }
   void synchronize() override { at().synchronize(); }
+  DeviceMemory device_memory() const override { return at().memory(); }
+  void reset_peak_memory() override { at().reset_peak(); }
   size_t workspace_bytes(int64_t tokens, const AttentionShape& shape) const override {
-    return Products::workspace_bytes() + context_->held_bytes() +
+    return Products::workspace_bytes() + context_->own_bytes() +
            attention_workspace(tokens, shape);
   }
 

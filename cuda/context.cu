@@ -76,9 +76,9 @@ Context::~Context() {
   outgrown_.push_back(staging_);
   for (const Staging& s : outgrown_) {
     if (s.host) cudaFreeHost(s.host);
-    give_back(s.device);
+    give_back(s.device, 2 * s.half_bytes);
   }
-  give_back(scratch_);
+  give_back(scratch_, scratch_bytes_);
   for (const Half& half : halves_)
     if (half.copied) cudaEventDestroy(half.copied);
   if (stream_) {
@@ -88,10 +88,7 @@ Context::~Context() {
 }
 
 void Context::enter() const {
-  static thread_local int current = -1;
-  if (current == device_) return;
   check(cudaSetDevice(device_), "cudaSetDevice");
-  current = device_;
 }
 
 void* Context::take(size_t bytes) {
@@ -102,17 +99,21 @@ void* Context::take(size_t bytes) {
     out_of_memory(bytes);
   }
   check(status, "cudaMallocAsync");
+  const size_t held = held_bytes_ += bytes;
+  if (held > peak_bytes_) peak_bytes_ = held;
   return data;
 }
 
-void Context::give_back(void* data) noexcept {
-  if (data) cudaFreeAsync(data, stream_);
+void Context::give_back(void* data, size_t bytes) noexcept {
+  if (!data) return;
+  cudaFreeAsync(data, stream_);
+  held_bytes_ -= bytes;
 }
 
 Buffer Context::allocate(size_t bytes) {
-  return {take(bytes), bytes, [context = shared_from_this()](void* p, size_t) {
+  return {take(bytes), bytes, [context = shared_from_this()](void* p, size_t size) {
             cudaSetDevice(context->device_);
-            context->give_back(p);
+            context->give_back(p, size);
           }};
 }
 
@@ -191,7 +192,7 @@ void Context::grow(size_t bytes) {
 
 void* Context::scratch(size_t bytes) {
   if (bytes <= scratch_bytes_) return scratch_;
-  give_back(scratch_);
+  give_back(scratch_, scratch_bytes_);
   scratch_ = nullptr;
   scratch_bytes_ = 0;
   scratch_ = take(bytes);
@@ -199,8 +200,10 @@ void* Context::scratch(size_t bytes) {
   return scratch_;
 }
 
-size_t Context::held_bytes() const {
-  return scratch_bytes_ + 2 * staging_.half_bytes;
+DeviceMemory Context::memory() const {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {total, total - free, held_bytes_, peak_bytes_};
 }
 
 }  // namespace s2ft::cuda

@@ -5,11 +5,13 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/buffer.h"
 #include "core/tensor.h"
 
@@ -41,7 +43,9 @@ class Context : public std::enable_shared_from_this<Context> {
   Buffer allocate(size_t bytes);
   /// The same without an owner: for what the context itself owns.
   void* take(size_t bytes);
-  void give_back(void* data) noexcept;
+  void give_back(void* data, size_t bytes) noexcept;
+  DeviceMemory memory() const;
+  void reset_peak() { peak_bytes_ = held_bytes_.load(); }
   /// Copies that are ordered in the stream. upload() leaves the host's bytes free to
   /// change once it returns; download() waits for its result.
   void upload(void* to, const void* host, size_t bytes);
@@ -58,7 +62,7 @@ class Context : public std::enable_shared_from_this<Context> {
   /// Throws OUT_OF_MEMORY.
   void* scratch(size_t bytes);
   /// Bytes of scratch and staging that are held now.
-  size_t held_bytes() const;
+  size_t own_bytes() const { return scratch_bytes_ + 2 * staging_.half_bytes; }
 
  private:
   // Half of the staging memory: its host side may be written again when `copied` has
@@ -84,6 +88,8 @@ class Context : public std::enable_shared_from_this<Context> {
   std::unique_ptr<Products> products_;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
+  // Buffers may die on another thread than the one that works.
+  std::atomic<size_t> held_bytes_{0}, peak_bytes_{0};
   Staging staging_;
   std::vector<Staging> outgrown_;  // may still be read by what runs
   Half halves_[2];

@@ -90,7 +90,7 @@ Products::Products(Context& context) : context_(context) {
 Products::~Products() {
   plans_.clear();
   if (handle_) api_.destroy(handle_);
-  context_.give_back(workspace_);
+  context_.give_back(workspace_, kWorkspaceBytes);
 }
 
 size_t Products::workspace_bytes() {

@@ -68,6 +68,14 @@ struct AdamW {
   int64_t step;          // 1-based, for bias correction
 };
 
+/// Memory of a device of its own; all zero where that is the host's.
+struct DeviceMemory {
+  size_t total = 0;
+  size_t used = 0;        // by anybody
+  size_t held = 0;        // by this backend
+  size_t peak = 0;        // of held, since reset_peak_memory()
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -83,6 +91,8 @@ class Backend {
   virtual void upload(void* to, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  virtual DeviceMemory device_memory() const { return {}; }
+  virtual void reset_peak_memory() {}
   /// Upper bound of what the backend itself holds while it trains batches of so many
   /// tokens with such attention: product scratch, attention scratch, code. For the memory
   /// plan.

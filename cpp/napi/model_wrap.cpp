@@ -105,6 +105,7 @@ Napi::Function ModelWrap::define(Napi::Env env) {
                       InstanceMethod("unfuse", &ModelWrap::unfuse),
                       InstanceMethod("save", &ModelWrap::save),
                       InstanceMethod("fingerprint", &ModelWrap::fingerprint_of),
+                      InstanceMethod("deviceMemory", &ModelWrap::device_memory),
                       InstanceMethod("dispose", &ModelWrap::dispose)});
 }
 
@@ -335,6 +336,29 @@ Napi::Value ModelWrap::fingerprint_of(const Napi::CallbackInfo& info) {
         },
         [](Napi::Env env, std::string& text) -> Napi::Value {
           return Napi::String::New(env, text);
+        });
+  });
+}
+
+Napi::Value ModelWrap::device_memory(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto state = live();
+    const bool reset = info[0].ToBoolean();
+    return run_async(
+        info.Env(), state->worker,
+        [state, reset] {
+          Backend& backend = *state->model->backend;
+          const DeviceMemory memory = backend.device_memory();
+          if (reset) backend.reset_peak_memory();
+          return memory;
+        },
+        [](Napi::Env env, DeviceMemory& memory) -> Napi::Value {
+          Napi::Object o = Napi::Object::New(env);
+          o.Set("total", double(memory.total));
+          o.Set("used", double(memory.used));
+          o.Set("held", double(memory.held));
+          o.Set("peak", double(memory.peak));
+          return o;
         });
   });
 }

@@ -38,7 +38,6 @@ struct Inputs {
   }
 };
 
-
 void check_forward(const NamedKernels& isa, const Problem& p, DType t, float size = 1,
                    bool with_lse = true) {
   Inputs in(p, t, size);

@@ -172,8 +172,10 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained, int64_t samples) {
     plan.optimizer += size_t(p.projection.count()) * copies;
   plan.workspace = model_->backend->workspace_bytes(tokens, attention_shape(*model_, 0));
   const size_t ours = plan.weights + plan.trainable + plan.optimizer + arena_.bytes();
-  const size_t resident = resident_bytes();
-  plan.process = resident - std::min(resident, ours);
+  const DeviceMemory device = model_->backend->device_memory();
+  const size_t used = device.total ? device.used : resident_bytes();
+  plan.process = used - std::min(used, ours);
+  plan.limit = device.total;
   plan.trainable += calibration_bytes();  // not held yet
   return plan;
 }

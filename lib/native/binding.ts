@@ -229,9 +229,22 @@ export interface NativeMemoryPlan {
   optimizer: number
   activations: number
   workspace: number
-  /** What the process holds beside all of these: Node, tokenizer, data. */
+  /** What the process holds beside all of these: Node, tokenizer, data; on a GPU, what others do. */
   process: number
   total: number
+  /** Bytes of a device with memory of its own; 0: the host's memory holds all of it. */
+  limit: number
+}
+
+/** Memory of a device of its own, in bytes; all 0 on a CPU. */
+export interface NativeDeviceMemory {
+  total: number
+  /** By every process. */
+  used: number
+  /** By this model and its trainers and decoders. */
+  held: number
+  /** The most held since it was last reset. */
+  peak: number
 }
 
 export interface NativeTrainer {
@@ -332,6 +345,8 @@ export interface NativeModel {
   /** 'native' or 'widen' on a CPU; what multiplies on CUDA. */
   readonly arithmetic: string
   readonly device: 'cpu' | 'cuda'
+  /** Waits for work in flight; `reset` begins a new peak. */
+  deviceMemory(reset?: boolean): Promise<NativeDeviceMemory>
   readonly threads: number
   /** Names, file dtypes and shapes in checkpoint order, for saving. */
   tensors(): { name: string; dtype: TensorDType; shape: number[] }[]

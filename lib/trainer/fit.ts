@@ -131,7 +131,7 @@ export async function* fitRun(
     if (!allowDifferentMachine) requireSameMachine(differences, point.path)
     for (const { message } of differences) yield { type: 'warning', message }
   }
-  const available = settings.memoryLimit ?? availableMemory()
+  const available = settings.memoryLimit ?? (plan.limit || availableMemory())
   const planned: PlanEvent = {
     type: 'plan',
     ...plan,

@@ -1,5 +1,5 @@
-// Conformance of attention, forward and gradient: sequences of many lengths, windows, head
-// sizes and head maps, cached keys and decoding, in ordinary matrices and in views.
+// Conformance of attention, forward and gradient: sequences of many lengths, windows,
+// head sizes and head maps, cached keys and decoding, in ordinary matrices and in views.
 #pragma once
 
 #include "test/attention_problem.h"
@@ -56,9 +56,8 @@ inline void check_attention(const NamedBackend& named, const Problem& p, DType t
   Device lse(b, DType::f32, p.rows, p.heads, gap);
   b.attention(o, with_lse ? lse.view() : Mat{}, in.dq, in.dk, in.dv, p.sequences(),
               p.shape());
-  const ReferenceForward want =
-      reference_forward(to_table(in.q), to_table(in.k), to_table(in.v), p.sequences(),
-                        p.shape(), p.rows);
+  const ReferenceForward want = reference_forward(
+      to_table(in.q), to_table(in.k), to_table(in.v), p.sequences(), p.shape(), p.rows);
   Table o_size(p.rows, p.heads * p.head_dim), lse_size(p.rows, p.heads);
   forward_sizes(in, p, o_size, lse_size);
   const std::string what = attention_label(named, t, p);
@@ -85,8 +84,8 @@ inline void check_attention_backward(const NamedBackend& named, const Problem& p
                        p.shape());
   const Table q = to_table(in.q), k = to_table(in.k), v = to_table(in.v);
   const ReferenceForward y = reference_forward(q, k, v, p.sequences(), p.shape(), p.rows);
-  const ReferenceGradients want = reference_backward(
-      to_table(d_o), q, k, v, y.o, p.sequences(), p.shape(), p.rows);
+  const ReferenceGradients want =
+      reference_backward(to_table(d_o), q, k, v, y.o, p.sequences(), p.shape(), p.rows);
   const std::string what = attention_label(named, t, p);
   // Far below any gradient here: only where every term is zero is the bound zero.
   const double floor = 1e-12;
@@ -100,8 +99,8 @@ inline void check_attention_backward(const NamedBackend& named, const Problem& p
 
 // Odd sizes, and every width that tiles are padded to with the first size after it.
 inline const std::vector<int>& attention_head_dims() {
-  static const std::vector<int> dims = {1,  6,  20, 33, 8,   32,  40,  64,
-                                        72, 80, 96, 104, 128, 136, 192, 200, 256};
+  static const std::vector<int> dims = {1,  6,  20,  33,  8,   32,  40,  64, 72,
+                                        80, 96, 104, 128, 136, 192, 200, 256};
   return dims;
 }
 inline const std::vector<int>& attention_windows() {
@@ -207,8 +206,8 @@ TEST(attention_of_no_sequences) {
 TEST(attention_repeats_its_bits) {
   for_each_attention([](const NamedBackend& named, DType t) {
     Backend& b = *named.backend;
-    for (const Problem& p : {Problem(6, 2, 32, 0, {301}),
-                             Problem(6, 3, 32, 40, {90, 1, 40, 77, 13, 65})}) {
+    for (const Problem& p :
+         {Problem(6, 2, 32, 0, {301}), Problem(6, 3, 32, 40, {90, 1, 40, 77, 13, 65})}) {
       const AttentionInputs in(b, p, t, 0);
       const int64_t wide = p.heads * p.head_dim, narrow = p.kv_heads * p.head_dim;
       Device dd(b, t, random(p.rows, wide, t));
