@@ -2,11 +2,10 @@
 // that no score matrix exists (flash attention), in bf16 on the tensor cores. Sequences
 // with few queries and many keys (decoding) are split over their keys; the parts are put
 // together in a fixed order that depends on the sequence alone.
-#include "cuda/attention.h"
-
 #include <cmath>
 
 #include "core/error.h"
+#include "cuda/attention.h"
 #include "cuda/attention_plan.h"
 
 namespace s2ft::cuda {
@@ -39,7 +38,8 @@ struct Softmax {
     }
   }
 
-  /// Turns scores of the keys from `key` on into weights, and moves sums to the new peaks.
+  /// Turns scores of the keys from `key` on into weights, and moves sums to the new
+  /// peaks.
   __device__ __forceinline__ void step(float (&s)[kM][8][4], int key, bool masked,
                                        int window, float factor) {
     const int t = threadIdx.x % 4;
@@ -184,9 +184,8 @@ __global__ __launch_bounds__(kThreads) void attention_kernel(
     for (int h = 0; h < 2; ++h) {
       const int r = row + 8 * h;
       if (r >= rows) continue;
-      const int64_t at =
-          p.partial[w.sequence] +
-          (int64_t(r / w.group) * p.heads + w.head(p, r)) * splits + split;
+      const int64_t at = p.partial[w.sequence] +
+                         (int64_t(r / w.group) * p.heads + w.head(p, r)) * splits + split;
       if (t == 0) {
         partials.peak[at] = softmax.peak[m][h] * factor;
         partials.mass[at] = mass[h];
@@ -240,8 +239,7 @@ void run(Context& context, Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences&
     const size_t n = size_t(plan.partials);
     auto* at = static_cast<float*>(
         context.scratch(n * (size_t(shape.head_dim) + 2) * sizeof(float)));
-    partials = {at, at + n * size_t(shape.head_dim),
-                at + n * size_t(shape.head_dim) + n};
+    partials = {at, at + n * size_t(shape.head_dim), at + n * size_t(shape.head_dim) + n};
   }
   const size_t shared = (kTile * kM + 2 * kTile) * kStride<D> * sizeof(bf16_t);
   launch(context, attention_kernel<D, kM>, dim3(unsigned(plan.blocks)), dim3(kThreads),
@@ -270,8 +268,8 @@ void run_for_rows(Context& context, Mat o, Mat lse, Mat q, Mat k, Mat v,
 
 }  // namespace
 
-void attention(Context& context, Mat o, Mat lse, Mat q, Mat k, Mat v,
-               const Sequences& s, const AttentionShape& shape) {
+void attention(Context& context, Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& s,
+               const AttentionShape& shape) {
   const Mat mats[] = {o, q, k, v};
   if (!fits_tensor_cores(context, shape, mats, 4))
     return plain_attention(context, o, lse, q, k, v, s, shape);

@@ -1,9 +1,9 @@
-// Attention on the device: cuDNN's where it is found, else this library's own kernels.
+// Attention on the device: on the tensor cores where element type, alignment and head
+// size allow (bf16, multiples of 8 up to 256), else by ordinary arithmetic.
 #pragma once
 
 #include "backend/backend.h"
 #include "cuda/context.h"
-#include "cuda/shared_library.h"
 
 namespace s2ft::cuda {
 
@@ -14,8 +14,5 @@ void attention_backward(Context& context, Mat dq, Mat dk, Mat dv, Mat d_o, Mat q
                         const AttentionShape& shape);
 /// Upper bound of the scratch that both take for batches of so many tokens.
 size_t attention_workspace(int64_t tokens, const AttentionShape& shape);
-
-/// cuDNN, opened once a process.
-const SharedLibrary& cudnn_library();
 
 }  // namespace s2ft::cuda

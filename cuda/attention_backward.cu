@@ -62,15 +62,14 @@ __device__ inline void load_row_tile(RowTile& tile, const AttentionParams& p,
 /// [kPart * blockIdx.y, ...). Scores are kept transposed, keys by rows, so that they are
 /// operands as they are.
 template <int D, int kPart>
-__global__ __launch_bounds__(kThreads) void dkv_kernel(AttentionParams p,
-                                                       View<bf16_t> dk, View<bf16_t> dv,
-                                                       Gradients x) {
+__global__ __launch_bounds__(kThreads) void dkv_kernel(AttentionParams p, View<bf16_t> dk,
+                                                       View<bf16_t> dv, Gradients x) {
   constexpr int kSize = kTile * kStride<D>;
   __shared__ RowTile row_tiles[kStages<D>];
   S2FT_DYNAMIC_SHARED(bf16_t, keys);
   bf16_t* values = keys + kSize;
-  bf16_t* queries = values + kSize;                  // [kStages]
-  bf16_t* d_outs = queries + kStages<D> * kSize;     // [kStages]
+  bf16_t* queries = values + kSize;               // [kStages]
+  bf16_t* d_outs = queries + kStages<D> * kSize;  // [kStages]
 
   AttentionWork w(p, blockIdx.x);
   const int key0 = w.tile * kTile, part = blockIdx.y * kPart;
@@ -105,7 +104,7 @@ __global__ __launch_bounds__(kThreads) void dkv_kernel(AttentionParams p,
   clear(v_sums[0]);
   int stage = 0;
   for (int row0 = span.begin; row0 < span.end; row0 += kTile) {
-    if (kStages<D> > 1) load_rows(row0 + kTile, stage ^ 1);
+    if (kStages < D >> 1) load_rows(row0 + kTile, stage ^ 1);
     copy_wait<kStages<D> - 1>();
     __syncthreads();
     const bf16_t* q_tile = queries + stage * kSize;
@@ -131,7 +130,7 @@ __global__ __launch_bounds__(kThreads) void dkv_kernel(AttentionParams p,
     const Operands s_operands[1] = {to_operands(d_scores[0])};
     multiply_columns<D>(k_sums, s_operands, q_tile, part);
     __syncthreads();
-    if (kStages<D> > 1) {
+    if (kStages < D >> 1) {
       stage ^= 1;
     } else {
       load_rows(row0 + kTile, 0);
@@ -158,8 +157,8 @@ __global__ __launch_bounds__(kThreads) void dq_kernel(AttentionParams p, View<bf
   constexpr int kSize = kTile * kStride<D>;
   S2FT_DYNAMIC_SHARED(bf16_t, queries);
   bf16_t* d_outs = queries + kSize;
-  bf16_t* keys = d_outs + kSize;                  // [kStages]
-  bf16_t* values = keys + kStages<D> * kSize;     // [kStages]
+  bf16_t* keys = d_outs + kSize;               // [kStages]
+  bf16_t* values = keys + kStages<D> * kSize;  // [kStages]
 
   AttentionWork w(p, gridDim.x - 1 - blockIdx.x);
   const int rows = w.queries * w.group, row0 = w.tile * kTile;
@@ -206,7 +205,7 @@ __global__ __launch_bounds__(kThreads) void dq_kernel(AttentionParams p, View<bf
   clear(sums[0]);
   int stage = 0;
   for (int key = begin; key < span.end; key += kTile) {
-    if (kStages<D> > 1) load_keys(key + kTile, stage ^ 1);
+    if (kStages < D >> 1) load_keys(key + kTile, stage ^ 1);
     copy_wait<kStages<D> - 1>();
     __syncthreads();
     const bf16_t* k_tile = keys + stage * kSize;
@@ -227,7 +226,7 @@ __global__ __launch_bounds__(kThreads) void dq_kernel(AttentionParams p, View<bf
     const Operands s_operands[1] = {to_operands(d_scores[0])};
     multiply_columns<D>(sums, s_operands, k_tile, 0);
     __syncthreads();
-    if (kStages<D> > 1) {
+    if (kStages < D >> 1) {
       stage ^= 1;
     } else {
       load_keys(key + kTile, 0);
@@ -245,12 +244,11 @@ __global__ __launch_bounds__(kThreads) void dq_kernel(AttentionParams p, View<bf
 }
 
 template <int D>
-void run(Context& context, Mat dq, Mat dk, Mat dv, const Gradients& x,
-         const Sequences& s, const AttentionShape& shape) {
+void run(Context& context, Mat dq, Mat dk, Mat dv, const Gradients& x, const Sequences& s,
+         const AttentionShape& shape) {
   // Wide heads: sums of all columns would not fit a thread's registers.
   constexpr int kPart = D <= 128 ? D : D / 2;
-  const size_t shared =
-      (2 + 2 * kStages<D>) * kTile * kStride<D> * sizeof(bf16_t);
+  const size_t shared = (2 + 2 * kStages<D>)*kTile * kStride<D> * sizeof(bf16_t);
   AttentionPlan plan = plan_attention(context, s, shape, {0, kTile, false});
   launch(context, dkv_kernel<D, kPart>, dim3(unsigned(plan.blocks), D / kPart),
          dim3(kThreads), shared, plan.params, dk, dv, x);
@@ -281,8 +279,7 @@ void attention_backward(Context& context, Mat dq, Mat dk, Mat dv, Mat d_o, Mat q
                         const AttentionShape& shape) {
   const int64_t count = q.rows * shape.heads;
   if (count == 0) return;
-  auto* delta =
-      static_cast<float*>(context.scratch(attention_workspace(q.rows, shape)));
+  auto* delta = static_cast<float*>(context.scratch(attention_workspace(q.rows, shape)));
   with_type(q.dtype, [&](auto* type) {
     using T = Pointed<decltype(type)>;
     launch(context, delta_kernel<T>, dim3(unsigned((count + 7) / 8)), dim3(256), 0, delta,

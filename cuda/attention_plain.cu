@@ -194,7 +194,7 @@ __global__ void plain_dkv_kernel(AttentionParams p, View<T> dk, View<T> dv,
   float* values = keys + kSide * stride;
   float* queries = values + kSide * stride;
   float* d_outs = queries + kSide * stride;
-  float* weights = d_outs + kSide * stride;           // [kSide keys][kSide + 1]
+  float* weights = d_outs + kSide * stride;  // [kSide keys][kSide + 1]
   float* d_scores = weights + kSide * (kSide + 1);
 
   AttentionWork w(p, blockIdx.x);
@@ -234,8 +234,7 @@ __global__ void plain_dkv_kernel(AttentionParams p, View<T> dk, View<T> dv,
       const int d = lane + c * kLanes;
       if (d >= hd) continue;
       for (int r = 0; r < kSide; ++r) {
-        v_sums[c] =
-            fmaf(weights[j * (kSide + 1) + r], d_outs[r * stride + d], v_sums[c]);
+        v_sums[c] = fmaf(weights[j * (kSide + 1) + r], d_outs[r * stride + d], v_sums[c]);
         k_sums[c] =
             fmaf(d_scores[j * (kSide + 1) + r], queries[r * stride + d], k_sums[c]);
       }
@@ -252,8 +251,8 @@ __global__ void plain_dkv_kernel(AttentionParams p, View<T> dk, View<T> dv,
 }
 
 size_t shared_bytes(const AttentionShape& shape, int tiles, int squares) {
-  return size_t(kSide) * (size_t(tiles) * size_t(shape.head_dim + 1) +
-                          size_t(squares) * (kSide + 1)) *
+  return size_t(kSide) *
+         (size_t(tiles) * size_t(shape.head_dim + 1) + size_t(squares) * (kSide + 1)) *
          sizeof(float);
 }
 

@@ -1,9 +1,8 @@
-#include "cuda/attention_plan.h"
-
 #include <algorithm>
 #include <string>
 
 #include "core/error.h"
+#include "cuda/attention_plan.h"
 
 namespace s2ft::cuda {
 
@@ -54,8 +53,8 @@ AttentionPlan plan_attention(Context& context, const Sequences& s,
     const bool split = rule.may_split && n <= kFewQueries && keys > kSplitKeys;
     const int64_t parts = split ? ceil_div(keys, kSplitKeys) : 1;
     host[splits + i] = int32_t(parts);
-    tiles += rule.keys ? ceil_div(keys, rule.keys)
-                       : ceil_div(n * widest, rule.rows) * parts;
+    tiles +=
+        rule.keys ? ceil_div(keys, rule.keys) : ceil_div(n * widest, rule.rows) * parts;
     if (split) {
       plan.split_rows += n * shape.heads;
       plan.partials += n * shape.heads * parts;
@@ -104,7 +103,8 @@ AttentionPlan plan_attention(Context& context, const Sequences& s,
 
 bool fits_tensor_cores(const Context& context, const AttentionShape& shape,
                        const Mat* mats, int count) {
-  if (shape.head_dim % 8 || shape.head_dim > 256 || context.capability() < 80) return false;
+  if (shape.head_dim % 8 || shape.head_dim > 256 || context.capability() < 80)
+    return false;
   for (int i = 0; i < count; ++i) {
     const Mat& m = mats[i];
     if (m.dtype != DType::bf16 || m.ld % 8 || reinterpret_cast<uintptr_t>(m.data) % 16) {

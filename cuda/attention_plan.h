@@ -10,8 +10,8 @@ namespace s2ft::cuda {
 
 /// How a kernel cuts sequences.
 struct TileRule {
-  int rows = 0;           // packed rows a tile, or
-  int keys = 0;           // keys a tile
+  int rows = 0;            // packed rows a tile, or
+  int keys = 0;            // keys a tile
   bool may_split = false;  // keys of sequences with few queries, between blocks
 };
 
@@ -26,7 +26,8 @@ struct AttentionPlan {
 AttentionPlan plan_attention(Context& context, const Sequences& sequences,
                              const AttentionShape& shape, TileRule rule);
 
-/// Whether the kernels for tensor cores can take these matrices: bf16, 16 bytes at a time.
+/// Whether the kernels for tensor cores can take these matrices: bf16, 16 bytes at a
+/// time.
 bool fits_tensor_cores(const Context& context, const AttentionShape& shape,
                        const Mat* mats, int count);
 

@@ -150,8 +150,8 @@ template <int D>
 __device__ __forceinline__ void load_a(uint32_t (&a)[4], const bf16_t* tile, int row,
                                        int column) {
   const int lane = threadIdx.x % 32, m = lane / 8;
-  load_matrices(a, tile + (row + (m & 1) * 8 + lane % 8) * kStride<D> + column +
-                       (m >> 1) * 8);
+  load_matrices(
+      a, tile + (row + (m & 1) * 8 + lane % 8) * kStride<D> + column + (m >> 1) * 8);
 }
 /// The transpose of rows [row, row + 16), columns [column, column + 16) as two B operands
 /// (b[0], b[1] and b[2], b[3]): the sum runs along the tile's rows.
@@ -159,8 +159,8 @@ template <int D>
 __device__ __forceinline__ void load_rows_b(uint32_t (&b)[4], const bf16_t* tile, int row,
                                             int column) {
   const int lane = threadIdx.x % 32, m = lane / 8;
-  load_matrices(b, tile + (row + (m >> 1) * 8 + lane % 8) * kStride<D> + column +
-                       (m & 1) * 8);
+  load_matrices(
+      b, tile + (row + (m >> 1) * 8 + lane % 8) * kStride<D> + column + (m & 1) * 8);
 }
 /// Rows [row, row + 16), columns [column, column + 16) as two B operands: the sum runs
 /// over the tile's rows.
@@ -168,8 +168,8 @@ template <int D>
 __device__ __forceinline__ void load_columns_b(uint32_t (&b)[4], const bf16_t* tile,
                                                int row, int column) {
   const int lane = threadIdx.x % 32, m = lane / 8;
-  load_transposed(b, tile + (row + (m & 1) * 8 + lane % 8) * kStride<D> + column +
-                         (m >> 1) * 8);
+  load_transposed(
+      b, tile + (row + (m & 1) * 8 + lane % 8) * kStride<D> + column + (m >> 1) * 8);
 }
 
 template <int kTiles>
@@ -221,7 +221,8 @@ __device__ __forceinline__ Operands to_operands(const float (&c)[8][4]) {
   return o;
 }
 
-/// c[m] (16 x 8 kTiles) += x[m] (16 x 64) times columns [column, ...) of the 64 rows of y.
+/// c[m] (16 x 8 kTiles) += x[m] (16 x 64) times columns [column, ...) of the 64 rows of
+/// y.
 template <int D, int kM, int kTiles>
 __device__ __forceinline__ void multiply_columns(float (&c)[kM][kTiles][4],
                                                  const Operands (&x)[kM], const bf16_t* y,
@@ -241,8 +242,8 @@ __device__ __forceinline__ void multiply_columns(float (&c)[kM][kTiles][4],
   }
 }
 
-/// Writes two rows' elements (g and g + 8) of a 16 x 8 kTiles result, times a factor each,
-/// to columns [column, ...) below head_dim; rows may be null.
+/// Writes two rows' elements (g and g + 8) of a 16 x 8 kTiles result, times a factor
+/// each, to columns [column, ...) below head_dim; rows may be null.
 template <int kTiles>
 __device__ __forceinline__ void store_rows(const float (&c)[kTiles][4], bf16_t* low,
                                            bf16_t* high, float low_factor,

@@ -40,16 +40,17 @@ CudaPiece piece(const char* name, const SharedLibrary& library, const char* purp
 
 std::vector<CudaPiece> pieces() {
   const std::string major = cuda_major();
+  static const SharedLibrary cudnn = open_library("libcudnn.so.9", "cudnn");
   static const SharedLibrary nccl = open_library("libnccl.so.2", "nccl");
-  return {piece("cuBLASLt", cublaslt_library(),
-                "matrix products; without it a plain kernel computes them, many times "
-                "slower",
-                "pip install nvidia-cublas, or the CUDA toolkit"),
-          piece("cuDNN", cudnn_library(),
-                "attention; without it this library's own kernel computes it",
-                "pip install nvidia-cudnn-cu13, or cuDNN 9 from NVIDIA"),
-          piece("NCCL", nccl, "training on several GPUs; one GPU needs none",
-                "pip install nvidia-nccl-cu13, or libnccl2")};
+  return {
+      piece("cuBLASLt", cublaslt_library(),
+            "matrix products; without it a plain kernel computes them, many times "
+            "slower",
+            "pip install nvidia-cublas, or the CUDA toolkit"),
+      piece("cuDNN", cudnn, "not used yet: this library's own kernels compute attention",
+            "pip install nvidia-cudnn-cu13, or cuDNN 9 from NVIDIA"),
+      piece("NCCL", nccl, "training on several GPUs; one GPU needs none",
+            "pip install nvidia-nccl-cu13, or libnccl2")};
 }
 
 // Products and attention exist for these.

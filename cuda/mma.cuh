@@ -24,12 +24,13 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/// Starts to copy 16 bytes to shared memory, or to clear them where not `valid`; `from` is
-/// then not read. Both addresses are multiples of 16.
+/// Starts to copy 16 bytes to shared memory, or to clear them where not `valid`; `from`
+/// is then not read. Both addresses are multiples of 16.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)),
-               "l"(from), "r"(valid ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)),
+      "l"(from), "r"(valid ? 16 : 0)
+      : "memory");
 }
 /// Ends a group of the copies that this thread has started.
 __device__ __forceinline__ void copy_commit() {

@@ -39,10 +39,9 @@ void resolve_matrices(void* const arguments[kWarp], unsigned) {
     const unsigned g = lane / 4, t = lane % 4;
     const auto* own = static_cast<const Matrices*>(arguments[lane]);
     for (unsigned m = 0; m < 4; ++m) {
-      own->result[m] =
-          own->transposed
-              ? element(m, 2 * t, g) | element(m, 2 * t + 1, g) << 16
-              : element(m, g, 2 * t) | element(m, g, 2 * t + 1) << 16;
+      own->result[m] = own->transposed
+                           ? element(m, 2 * t, g) | element(m, 2 * t + 1, g) << 16
+                           : element(m, g, 2 * t) | element(m, g, 2 * t + 1) << 16;
     }
   }
 }

@@ -1,6 +1,7 @@
 // Attention's conformance on CUDA, and what only its kernels promise.
-#include "cuda/test/backends.h"
 #include "test/conformance/attention.h"
+
+#include "cuda/test/backends.h"
 
 #ifdef S2FT_CUDA_EMULATION
 #include "cuda/emulation/block.h"
