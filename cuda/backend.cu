@@ -50,6 +50,9 @@ class CudaBackend final : public Backend {
   void scatter_add_rows(Mat y, Mat x, const int32_t* rows) override {
     cuda::scatter_add_rows(at(), y, x, rows);
   }
+  void scatter_rows(Mat y, Mat x, const int32_t* rows) {
+    cuda::scatter_rows(at(), y, x, rows);
+  }
   void permute_rows(Mat x, const int32_t* order) override {
     cuda::permute_rows(at(), x, order);
   }
@@ -67,6 +70,9 @@ class CudaBackend final : public Backend {
   }
   void dequantize(Mat y, QuantizedStack x) override {
     cuda::dequantize(at(), y, x, 0, 0);
+  }
+  void add_adapters(Mat y, Mat x, const AdapterRows* groups, int count) {
+    cuda::add_adapters(at(), y, x, groups, count);
   }
   void add_bias(Mat y, Mat bias) override { cuda::add_bias(at(), y, bias); }
   void sum_rows(Mat sum, Mat x) override { cuda::sum_rows(at(), sum, x); }
