@@ -32,9 +32,8 @@ namespace {
 /// When and by whom a place was touched. Several readers at one time: `lanes` has them
 /// when they are of one warp; kManyWarps tells that they are not.
 struct Touch {
-  uint32_t block = 0, epoch = 0, clock = 0, lanes = 0;
-  uint32_t warp = 0;
-  const void* code = nullptr;
+  uint32_t block = 0, epoch = 0, clock = 0, lanes = 0, warp = 0;
+  uint32_t code = 0;  // pack_code()
 };
 constexpr uint32_t kManyWarps = 0xffffffff;
 
@@ -43,8 +42,9 @@ struct Cell {
   Touch write, read;  // epoch 0: not yet
 };
 
-// bf16 neighbours may belong to different threads.
-constexpr size_t kGlobalUnit = 2, kPageBytes = 4096;
+// Cells are for two bytes: bf16 neighbours may belong to different threads. Of single
+// bytes only the bounds are looked at.
+constexpr size_t kUnit = 2, kPageBytes = 4096;
 
 struct Watch {
   pthread_t device{};
@@ -52,7 +52,9 @@ struct Watch {
   Range dynamic{nullptr, 0}, fixed{nullptr, 0};  // shared memory
   std::vector<Cell> dynamic_cells, fixed_cells;
   std::unordered_map<uintptr_t, std::unique_ptr<Cell[]>> pages;
-  Range allocation{nullptr, 0};  // the last that was touched
+  uintptr_t page_number = ~uintptr_t(0);
+  Cell* page = nullptr;          // the last that was touched, and
+  Range allocation{nullptr, 0};  // its allocation
   std::vector<uint32_t> clocks;  // of each thread, for the lanes of its warp
 };
 
@@ -62,6 +64,14 @@ bool watching = false;
 Watch& watch() {
   static auto* w = new Watch;
   return *w;
+}
+
+/// Code addresses as differences: what is watched lies in one program.
+uint32_t pack_code(const void* code) {
+  return uint32_t(reinterpret_cast<uintptr_t>(code) - reinterpret_cast<uintptr_t>(watch));
+}
+const void* unpack_code(uint32_t code) {
+  return reinterpret_cast<const char*>(watch) + int32_t(code);
 }
 
 uint32_t* clocks_of(unsigned thread) {
@@ -124,7 +134,7 @@ std::string touch_text(const Touch& t, const char* what) {
     std::snprintf(text, sizeof text, "%s by block %u, warp %u, lanes 0x%08x", what,
                   t.block, t.warp, t.lanes);
   }
-  return text + (" in " + code_text(t.code));
+  return text + (" in " + code_text(unpack_code(t.code)));
 }
 
 /// Whether the running thread comes after `t`, or is the only one that made it.
@@ -140,7 +150,7 @@ bool ordered(const Touch& t, unsigned thread) {
   return true;
 }
 
-void note(Touch& t, unsigned thread, bool several, const void* code) {
+void note(Touch& t, unsigned thread, bool several, uint32_t code) {
   const Watch& w = watch();
   const uint32_t warp = thread / kWarp, lane = 1u << thread % kWarp;
   const uint32_t clock = clocks_of(thread)[thread % kWarp];
@@ -151,28 +161,30 @@ void note(Touch& t, unsigned thread, bool several, const void* code) {
     } else {
       t.warp = kManyWarps;
     }
+    t.code = code;
   } else {
-    t = {w.block, w.epoch, clock, lane, warp, nullptr};
+    t = {w.block, w.epoch, clock, lane, warp, code};
   }
-  t.code = code;
 }
 
-void check_cell(Cell& cell, uint32_t time, bool write, const void* at, const void* code,
-                const char* memory) {
+[[noreturn]] void report_race(const Cell& cell, unsigned thread, bool write,
+                              const void* at, const void* code, const char* memory) {
+  const bool by_write = !ordered(cell.write, thread);
+  violation("race in %s memory at %p: %s in %s, and %s", memory, at,
+            write ? "written" : "read", code_text(code).c_str(),
+            touch_text(by_write ? cell.write : cell.read, by_write ? "written" : "read")
+                .c_str());
+}
+
+void check_cell(Cell& cell, uint32_t time, unsigned thread, bool write, const void* at,
+                const void* code, const char* memory) {
   if (cell.time != time) {
     cell = {};
     cell.time = time;
   }
-  const unsigned thread = thread_number();
-  const Touch* other = !ordered(cell.write, thread)           ? &cell.write
-                       : write && !ordered(cell.read, thread) ? &cell.read
-                                                              : nullptr;
-  if (other) {
-    violation("race in %s memory at %p: %s in %s, and %s", memory, at,
-              write ? "written" : "read", code_text(code).c_str(),
-              touch_text(*other, other == &cell.write ? "written" : "read").c_str());
-  }
-  note(write ? cell.write : cell.read, thread, !write, code);
+  if (!ordered(cell.write, thread) || (write && !ordered(cell.read, thread)))
+    report_race(cell, thread, write, at, code, memory);
+  note(write ? cell.write : cell.read, thread, !write, pack_code(code));
 }
 
 void check_shared(const Range& range, std::vector<Cell>& cells, const char* at,
@@ -182,14 +194,17 @@ void check_shared(const Range& range, std::vector<Cell>& cells, const char* at,
         "access to %zu bytes at the end of shared memory, where %td are left, in %s",
         bytes, range.begin + range.bytes - at, code_text(code).c_str());
   }
-  Watch& w = watch();
-  for (size_t i = 0; i < bytes; ++i) {
-    Cell& cell = cells[size_t(at - range.begin) + i];
+  const Watch& w = watch();
+  const unsigned thread = thread_number();
+  const size_t begin = size_t(at - range.begin);
+  if (bytes < kUnit) return;
+  for (size_t i = begin / kUnit; i <= (begin + bytes - 1) / kUnit; ++i) {
+    Cell& cell = cells[i];
     if (!write && (cell.time != w.block_time || !cell.write.epoch)) {
       violation("shared memory is read before it is written, byte %zu of its part, in %s",
-                size_t(at - range.begin) + i, code_text(code).c_str());
+                i * kUnit, code_text(code).c_str());
     }
-    check_cell(cell, w.block_time, write, at + i, code, "shared");
+    check_cell(cell, w.block_time, thread, write, at, code, "shared");
   }
 }
 
@@ -199,18 +214,25 @@ void check_global(const char* at, size_t bytes, bool write, const void* code) {
     w.allocation = device_allocation(at);
     if (!w.allocation.contains(at, bytes)) {
       violation(
-          "%s of %zu bytes at %p, which is outside of every allocation, or freed, in %s",
+          "%s of %zu bytes at %p, which is outside of every allocation, or freed, "
+          "in %s",
           write ? "write" : "read", bytes, static_cast<const void*>(at),
           code_text(code).c_str());
     }
   }
+  if (bytes < kUnit) return;
+  const unsigned thread = thread_number();
   const uintptr_t begin = reinterpret_cast<uintptr_t>(at);
-  for (uintptr_t p = begin / kGlobalUnit; p <= (begin + bytes - 1) / kGlobalUnit; ++p) {
-    // Single bytes: a neighbour may write the other half of the unit.
-    if (bytes < kGlobalUnit) break;
-    std::unique_ptr<Cell[]>& page = w.pages[p * kGlobalUnit / kPageBytes];
-    if (!page) page = std::make_unique<Cell[]>(kPageBytes / kGlobalUnit);
-    check_cell(page[p % (kPageBytes / kGlobalUnit)], w.launch, write, at, code, "device");
+  for (uintptr_t i = begin / kUnit; i <= (begin + bytes - 1) / kUnit; ++i) {
+    const uintptr_t number = i * kUnit / kPageBytes;
+    if (number != w.page_number) {
+      std::unique_ptr<Cell[]>& page = w.pages[number];
+      if (!page) page = std::make_unique<Cell[]>(kPageBytes / kUnit);
+      w.page = page.get();
+      w.page_number = number;
+    }
+    check_cell(w.page[i % (kPageBytes / kUnit)], w.launch, thread, write, at, code,
+               "device");
   }
 }
 
@@ -252,8 +274,11 @@ void watch_block(unsigned number, unsigned threads, void* dynamic_begin,
   ++w.block_time;
   w.dynamic = {static_cast<char*>(dynamic_begin), dynamic_bytes};
   w.fixed = {static_cast<char*>(static_begin), static_bytes};
-  if (w.dynamic_cells.size() < dynamic_bytes) w.dynamic_cells.resize(dynamic_bytes);
-  if (w.fixed_cells.size() < static_bytes) w.fixed_cells.resize(static_bytes);
+  const auto make_room = [](std::vector<Cell>& cells, size_t bytes) {
+    if (cells.size() < bytes / kUnit + 1) cells.resize(bytes / kUnit + 1);
+  };
+  make_room(w.dynamic_cells, dynamic_bytes);
+  make_room(w.fixed_cells, static_bytes);
   w.clocks.assign(size_t(threads) * kWarp, 0);
   for (unsigned i = 0; i < threads; ++i) clocks_of(i)[i % kWarp] = 1;
 }
