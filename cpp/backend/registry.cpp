@@ -42,7 +42,7 @@ std::vector<std::string> places() {
 
 std::string list(const std::vector<std::string>& lines) {
   std::string out;
-  for (const std::string& line : lines) out += "\n  tried " + line;
+  for (const std::string& line : lines) out += (out.empty() ? "" : ", ") + line;
   return out;
 }
 
@@ -73,10 +73,10 @@ Opened open() {
     break;
   }
   if (!opened.library) {
-    report.problem = "the CUDA backend, " + std::string(kFile) +
-                     ", could not be loaded: on a machine with nvcc run npm run "
-                     "build:cuda in a clone of the repository" +
-                     list(report.tried);
+    report.problem = "the CUDA backend could not be loaded (tried " +
+                     list(report.tried) +
+                     "): on a machine with nvcc run npm run build:cuda in a clone of the "
+                     "repository";
     return opened;
   }
   report.description = opened.library->describe();
