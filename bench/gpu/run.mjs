@@ -93,9 +93,11 @@ function check() {
   }
   // Kernels under it run some hundred times slower: the tests of small shapes.
   for (const tool of ['memcheck', 'racecheck']) {
-    const command = ['compute-sanitizer', '--tool', tool, '--error-exitcode', '9']
-    const small = [join(testFolder, 'cuda_conformance_test'), 'odd']
-    log.run(`compute-sanitizer ${tool}`, [...command, ...small], { env, mayFail: true, limit: 60 })
+    for (const part of ['small_and_odd', 'rms_norm_of_zeros', 'cross_entropy_of_extreme', 'adamw']) {
+      const command = ['compute-sanitizer', '--tool', tool, '--error-exitcode', '9']
+      command.push(join(testFolder, 'cuda_conformance_test'), part)
+      log.run(`compute-sanitizer ${tool}, ${part}`, command, { env, mayFail: true, limit: 30 })
+    }
   }
 }
 

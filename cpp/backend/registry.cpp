@@ -37,7 +37,8 @@ struct Opened {
 std::vector<std::string> places() {
   const char* given = std::getenv("S2FT_CUDA_LIBRARY");
   if (given && *given) return {given};
-  return {own_folder() + "/" + kFile};
+  // Beside the addon; test programs lie a folder above it.
+  return {own_folder() + "/" + kFile, own_folder() + "/Release/" + kFile};
 }
 
 std::string list(const std::vector<std::string>& lines) {
