@@ -51,8 +51,9 @@ void adamw(const AdamW& update);
 double register_products(bool dot, int64_t rounds);
 // few_rows.cpp
 bool is_few_rows(Mat c, bool transpose_a, bool transpose_b);
-void few_rows(Mat c, Mat a, Mat b, bool add);
 size_t few_rows_scratch(Mat a);
+void few_rows(Mat c, Mat a, Mat b, bool add, void* scratch);
+size_t few_rows_quantized_scratch(Mat a);
 void few_rows_quantized(Mat c, Mat a, QuantizedStack b, bool add, void* scratch);
 // dequantize.cpp
 void dequantize(Mat y, QuantizedStack x, int64_t row, int64_t col);
