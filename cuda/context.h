@@ -12,7 +12,8 @@
 
 namespace s2ft::cuda {
 
-/// Throws OUT_OF_MEMORY or DEVICE_UNAVAILABLE with the runtime's own message; `where` names the call.
+/// Throws OUT_OF_MEMORY or DEVICE_UNAVAILABLE with the runtime's own message; `where`
+/// names the call.
 void check(cudaError_t status, const char* where);
 
 class Products;  // cuda/products.h

@@ -29,6 +29,8 @@ export {
   packBatches,
   splitDataset,
 } from './data/index.js'
+export { Engine } from './engine/engine.js'
+export type * from './engine/engine-types.js'
 export { type ErrorCode, S2FTError } from './errors.js'
 export { dora, full, galore, lisa, lora, loreft, s2ft, sparse } from './method/index.js'
 export type {

@@ -26,6 +26,12 @@ struct Sequences {
   const int32_t* q = nullptr;        // [count + 1] rows of q and o
   const int32_t* k_begin = nullptr;  // [count] rows of k and v
   const int32_t* k_len = nullptr;    // [count]
+  // Keys in pages, where given: key j of sequence i is row pages[page_begin[i] + j /
+  // page_rows] * page_rows + j % page_rows, and k_begin is not read. Forward only;
+  // page_rows is a multiple of 16.
+  const int32_t* pages = nullptr;
+  const int32_t* page_begin = nullptr;  // [count]
+  int page_rows = 0;
 };
 
 /// Grouped-query attention. Any query head may use any key/value head, so that
@@ -35,6 +41,19 @@ struct AttentionShape {
   const int32_t* kv_head_of = nullptr;  // [heads]
   int window = 0;                       // 0: unlimited
   float scale = 1;                      // positive; usually 1 / sqrt(head_dim)
+};
+
+/// What one adapter adds to a linear layer's output for some rows of a batch: k values a
+/// row, then where they go. S2FT's `cols` slice gathers and multiplies, its `rows` slice
+/// multiplies and scatters, LoRA multiplies twice. The index arrays are device memory:
+/// they lie beside the adapter's matrices as long as it is held.
+struct AdapterRows {
+  int64_t begin = 0, count = 0;      // rows of x and y
+  int64_t k = 0;                     // values a row; 0: nothing is added
+  const int32_t* gather = nullptr;   // [k] columns of x that the values are, or
+  Mat a;                             // (k, in): the values are x a^T
+  const int32_t* scatter = nullptr;  // [k] distinct columns of y that they add to, or
+  Mat b;                             // (k, out): y += values b
 };
 
 /// One AdamW update of one parameter (decoupled weight decay).
@@ -83,6 +102,8 @@ class Backend {
   virtual void gather_cols(Mat y, Mat x, const int32_t* cols) = 0;
   /// y[rows[i]] += x[i]   y f32 or model dtype; rows may repeat; summed in order of i
   virtual void scatter_add_rows(Mat y, Mat x, const int32_t* rows) = 0;
+  /// y[rows[i]] = x[i], distinct rows of one dtype
+  virtual void scatter_rows(Mat y, Mat x, const int32_t* rows) = 0;
   /// In place: x[i] = old x[order[i]] (rows), x[:, j] = old x[:, order[j]] (cols).
   virtual void permute_rows(Mat x, const int32_t* order) = 0;
   virtual void permute_cols(Mat x, const int32_t* order) = 0;
@@ -100,6 +121,10 @@ class Backend {
                                 float beta) = 0;
   /// y = x, patches included: the pieces' levels times scales, rounded to y's dtype.
   virtual void dequantize(Mat y, QuantizedStack x) = 0;
+  /// y += what each group's adapter makes of its rows of x; groups share no row, rows of
+  /// no group stay. a, b, x and y have one dtype. Sums run in f32; the values between two
+  /// products may be rounded.   y (T, out), x (T, in)
+  virtual void add_adapters(Mat y, Mat x, const AdapterRows* groups, int count) = 0;
   /// y[i] += bias, for every row   y (T, n), bias (1, n)
   virtual void add_bias(Mat y, Mat bias) = 0;
   /// sum (1, n, f32) += sum over rows of x (T, n)

@@ -26,9 +26,9 @@ TEST(dora_starts_at_the_base_and_is_the_fused_weight) {
     Tuner tuner(model, dora_method(), OptimizerSpec(), Recompute::selective);
     // The base's own arithmetic, but for the lengths' rounding.
     const double tolerance = dtype == DType::f32 ? 2e-5 : 6e-2;
-    // Of the fused weight, over all logits. bf16: weights, products and activations of two
-    // layers are rounded in other places, some 30 times by 2^-9 of a value; single logits
-    // may lie several such deviations apart.
+    // Of the fused weight, over all logits. bf16: weights, products and activations of
+    // two layers are rounded in other places, some 30 times by 2^-9 of a value; single
+    // logits may lie several such deviations apart.
     const double share = dtype == DType::f32 ? 2e-6 : 0x1p-5;
     const auto start = all_logits(*model, tokens, 13);
     for (size_t i = 0; i < base.size(); ++i) CHECK_NEAR(start[i], base[i], tolerance);
