@@ -68,6 +68,9 @@ export {
   type Slice,
   selectionOrder,
 } from './ops/index.js'
+export type { ServeOptions } from './serve/options.js'
+export { serve } from './serve/serve.js'
+export type { RunningServer } from './serve/server.js'
 export { TextStream, Tokenizer } from './tokenizer/index.js'
 export { Trainer } from './trainer/trainer.js'
 export type * from './trainer/types.js'

@@ -22,6 +22,8 @@ import { Scheduler } from './scheduler.js'
 import { TokenStream } from './token-stream.js'
 
 export class Engine implements EngineLike {
+  /** Tokens of a prompt and its answer together: the model's positions, or what the cache holds. */
+  readonly contextLength: number
   private readonly scheduler: Scheduler
   private readonly store: AdapterStore
   private readonly maker: RequestMaker
@@ -39,9 +41,11 @@ export class Engine implements EngineLike {
     private readonly letGo: () => void,
   ) {
     const { adapterMemory, pages, pageTokens } = settings
+    const capacity = pages * pageTokens
+    this.contextLength = Math.min(model.config.maxPositionEmbeddings, capacity)
     this.store = new AdapterStore(model, decoder, adapterMemory, () => this.wake())
     this.scheduler = new Scheduler(decoder, { ...settings, adapters: this.store })
-    this.maker = new RequestMaker(model.config, prompts, this.store, pages * pageTokens)
+    this.maker = new RequestMaker(model.config, prompts, this.store, capacity)
   }
 
   /**
