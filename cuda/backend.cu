@@ -50,7 +50,7 @@ class CudaBackend final : public Backend {
   void scatter_add_rows(Mat y, Mat x, const int32_t* rows) override {
     cuda::scatter_add_rows(at(), y, x, rows);
   }
-  void scatter_rows(Mat y, Mat x, const int32_t* rows) {
+  void scatter_rows(Mat y, Mat x, const int32_t* rows) override {
     cuda::scatter_rows(at(), y, x, rows);
   }
   void permute_rows(Mat x, const int32_t* order) override {
@@ -71,7 +71,7 @@ class CudaBackend final : public Backend {
   void dequantize(Mat y, QuantizedStack x) override {
     cuda::dequantize(at(), y, x, 0, 0);
   }
-  void add_adapters(Mat y, Mat x, const AdapterRows* groups, int count) {
+  void add_adapters(Mat y, Mat x, const AdapterRows* groups, int count) override {
     cuda::add_adapters(at(), y, x, groups, count);
   }
   void add_bias(Mat y, Mat bias) override { cuda::add_bias(at(), y, bias); }

@@ -29,6 +29,8 @@ export {
   packBatches,
   splitDataset,
 } from './data/index.js'
+export { Engine } from './engine/engine.js'
+export type * from './engine/engine-types.js'
 export { type ErrorCode, S2FTError } from './errors.js'
 export { dora, full, galore, lisa, lora, loreft, s2ft, sparse } from './method/index.js'
 export type {
@@ -66,6 +68,9 @@ export {
   type Slice,
   selectionOrder,
 } from './ops/index.js'
+export type { ServeOptions } from './serve/options.js'
+export { serve } from './serve/serve.js'
+export type { RunningServer } from './serve/server.js'
 export { TextStream, Tokenizer } from './tokenizer/index.js'
 export { Trainer } from './trainer/trainer.js'
 export type * from './trainer/types.js'

@@ -100,6 +100,26 @@ check('the quickstart runs and the held-out score rises', () => {
   return result.status === 0 && rose ? '' : output(result)
 })
 
+check('a server answers', () => {
+  // The prompt is long enough for the thread that encodes long texts.
+  const script = `
+    import { Engine, Model, serve } from 's2ft'
+    const model = await Model.load('node_modules/s2ft/models/tiny')
+    const engine = await Engine.create(model)
+    const server = await serve(engine, { port: 0, modelName: 'tiny' })
+    const answer = await fetch(server.url + '/v1/completions', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ model: 'tiny', prompt: 'tree '.repeat(600), max_tokens: 1 }),
+    })
+    console.log(answer.status, await answer.text())
+    await server.stop()
+    await engine.dispose()
+    await model.dispose()`
+  const { status, stdout, stderr } = inApp('node', ['--input-type=module', '-e', script])
+  return status === 0 && /^400 .*found \d+ of the prompt/.test(stdout) ? '' : stdout + stderr
+})
+
 rmSync(work, { recursive: true, force: true })
 console.log(tallyLine(tally))
 process.exitCode = tally.failed > 0 ? 1 : 0

@@ -112,6 +112,8 @@ class Backend {
   virtual void gather_cols(Mat y, Mat x, const int32_t* cols) = 0;
   /// y[rows[i]] += x[i]   y f32 or model dtype; rows may repeat; summed in order of i
   virtual void scatter_add_rows(Mat y, Mat x, const int32_t* rows) = 0;
+  /// y[rows[i]] = x[i], distinct rows of one dtype
+  virtual void scatter_rows(Mat y, Mat x, const int32_t* rows) = 0;
   /// In place: x[i] = old x[order[i]] (rows), x[:, j] = old x[:, order[j]] (cols).
   virtual void permute_rows(Mat x, const int32_t* order) = 0;
   virtual void permute_cols(Mat x, const int32_t* order) = 0;
@@ -129,6 +131,10 @@ class Backend {
                                 float beta) = 0;
   /// y = x, patches included: the pieces' levels times scales, rounded to y's dtype.
   virtual void dequantize(Mat y, QuantizedStack x) = 0;
+  /// y += what each group's adapter makes of its rows of x; groups share no row, rows of
+  /// no group stay. a, b, x and y have one dtype. Sums run in f32; the values between two
+  /// products may be rounded.   y (T, out), x (T, in)
+  virtual void add_adapters(Mat y, Mat x, const AdapterRows* groups, int count) = 0;
   /// y[i] += bias, for every row   y (T, n), bias (1, n)
   virtual void add_bias(Mat y, Mat bias) = 0;
   /// sum (1, n, f32) += sum over rows of x (T, n)

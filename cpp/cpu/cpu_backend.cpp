@@ -192,6 +192,10 @@ class CpuBackend final : public Backend {
     const ThreadScope scope(threads_);
     kernels_.scatter_add_rows(y, x, rows);
   }
+  void scatter_rows(Mat y, Mat x, const int32_t* rows) override {
+    const ThreadScope scope(threads_);
+    kernels_.scatter_rows(y, x, rows);
+  }
   void permute_rows(Mat x, const int32_t* order) override;
   void permute_cols(Mat x, const int32_t* order) override {
     const ThreadScope scope(threads_);
@@ -212,6 +216,11 @@ class CpuBackend final : public Backend {
   void dequantize(Mat y, QuantizedStack x) override {
     const ThreadScope scope(threads_);
     kernels_.dequantize(y, x, 0, 0);
+  }
+  void add_adapters(Mat y, Mat x, const AdapterRows* groups, int count) override {
+    const ThreadScope scope(threads_);
+    auto scratch = per_thread(kernels_.add_adapters_scratch(y, groups, count));
+    kernels_.add_adapters(y, x, groups, count, scratch.data());
   }
   void add_bias(Mat y, Mat bias) override {
     const ThreadScope scope(threads_);

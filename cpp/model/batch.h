@@ -21,13 +21,22 @@ struct Batch {
   std::vector<int32_t> k_begin, k_len;        // [samples]
   std::vector<int32_t> prompts;               // [samples] tokens of a sequence's prompt
   std::vector<int32_t> target_rows, targets;  // [N]: row i predicts token i + 1
+  // Keys in pages (Sequences); empty where k_begin tells.
+  std::vector<int32_t> pages, page_begin;
+  int page_rows = 0;
   int64_t longest = 0;
 
   int64_t size() const { return int64_t(tokens.size()); }
   /// Sequences, the filling one included.
   int samples() const { return int(k_len.size()); }
   Sequences sequences() const {
-    return {samples(), begins.data(), k_begin.data(), k_len.data()};
+    Sequences s{samples(), begins.data(), k_begin.data(), k_len.data()};
+    if (page_rows > 0) {
+      s.pages = pages.data();
+      s.page_begin = page_begin.data();
+      s.page_rows = page_rows;
+    }
+    return s;
   }
   /// The sample that a row belongs to.
   int sample_of(int32_t row) const;

@@ -18,6 +18,7 @@ void linear_group(const Pass& pass, Mat y, Mat x, Mat weight, Mat bias,
     if (linear->part) {
       linear->part->forward(backend, y.col_range(begin, out), x, pass.training);
     }
+    if (pass.added) pass.added->add(backend, *linear, y.col_range(begin, out), x);
     begin += out;
   }
   if (bias) backend.add_bias(y, bias);
@@ -38,6 +39,7 @@ void linear_residual(const Pass& pass, Mat y, Mat x, Linear& linear) {
   weight_product(backend, y, x, linear.weight, {&linear}, true, 1);
   if (linear.bias) backend.add_bias(y, linear.bias);
   if (linear.part) linear.part->forward(backend, y, x, pass.training);
+  if (pass.added) pass.added->add(backend, linear, y, x);
 }
 
 void attention_half(const Pass& pass, int index, const LayerActivations& a) {
@@ -59,13 +61,10 @@ void attention_half(const Pass& pass, int index, const LayerActivations& a) {
   rotate(pass, qk, false);
   if (pass.cache) {
     const Mat cache_k = pass.cache->k[index], cache_v = pass.cache->v[index];
-    for (int s = 0; s < pass.batch.samples(); ++s) {
-      const int32_t begin = pass.batch.begins[s];
-      const int32_t n = pass.batch.begins[s + 1] - begin;
-      const int32_t to = pass.cache_rows[begin];
-      backend.copy(cache_k.row_range(to, n), k.row_range(begin, n));
-      backend.copy(cache_v.row_range(to, n), v.row_range(begin, n));
-    }
+    // Rows that fill a batch up belong to no sequence.
+    const int64_t n = pass.batch.begins.back();
+    backend.scatter_rows(cache_k, k.row_range(0, n), pass.cache_rows);
+    backend.scatter_rows(cache_v, v.row_range(0, n), pass.cache_rows);
     k = cache_k;
     v = cache_v;
   }
@@ -186,11 +185,10 @@ void forward(const Pass& pass) {
   }
 }
 
-KvCache make_kv_cache(const Model& model, int slots, int capacity) {
+KvCache make_kv_cache(const Model& model, int64_t rows) {
   KvCache cache;
-  cache.slots = slots;
-  cache.capacity = capacity;
-  const int64_t rows = int64_t(slots) * capacity, kv = model.config.kv_size();
+  cache.rows = rows;
+  const int64_t kv = model.config.kv_size();
   Arena count;
   auto place = [&](Arena& arena) {
     cache.k.clear(), cache.v.clear();

@@ -104,23 +104,49 @@ HeadResult loss_head(const Pass& pass, float gradient_scale) {
   return result;
 }
 
-void logits_of_rows(const Pass& pass, const std::vector<int32_t>& rows, float* out) {
+namespace {
+
+/// body(i, logits) for chunk after chunk of the rows' logits.
+template <class Body>
+void each_logits_chunk(const Pass& pass, const std::vector<int32_t>& rows, Body body) {
   Model& model = pass.model;
   Backend& backend = *model.backend;
   Activations& a = pass.activations;
-  const int64_t vocab = model.config.vocab_size;
   for (int64_t i = 0, n = int64_t(rows.size()); i < n; i += a.head_chunk) {
     check_cancel(pass);
     const int64_t m = std::min(a.head_chunk, n - i);
     const Mat chunk = a.head_rows.row_range(0, m);
     backend.gather_rows(chunk, rows_of(a.output, pass.batch.size()), rows.data() + i);
-    const Mat logits = rows_of(a.logits, m);
     normed_chunk(pass, chunk);
     const int64_t padded = product_rows(a, m);
     backend.matmul(rows_of(a.logits, padded), rows_of(a.head_normed, padded), false,
                    model.head.value, true, 0);
-    backend.download(out + i * vocab, logits.data, size_t(m) * vocab * sizeof(float));
+    body(i, rows_of(a.logits, m));
   }
+}
+
+}  // namespace
+
+void logits_of_rows(const Pass& pass, const std::vector<int32_t>& rows, float* out,
+                    float* normalizers) {
+  Backend& backend = *pass.model.backend;
+  const int64_t vocab = pass.model.config.vocab_size;
+  const std::vector<int32_t> first(rows.size(), 0);
+  each_logits_chunk(pass, rows, [&](int64_t i, Mat logits) {
+    backend.download(out + i * vocab, logits.data,
+                     size_t(logits.count()) * sizeof(float));
+    if (!normalizers) return;
+    // log sum exp = -log p(any token) + its logit
+    backend.cross_entropy(normalizers + i, Mat{}, logits, first.data() + i, 0);
+    for (int64_t r = i; r < i + logits.rows; ++r) normalizers[r] += out[r * vocab];
+  });
+}
+
+void losses_of_rows(const Pass& pass, const std::vector<int32_t>& rows,
+                    const std::vector<int32_t>& targets, float* out) {
+  each_logits_chunk(pass, rows, [&](int64_t i, Mat logits) {
+    pass.model.backend->cross_entropy(out + i, Mat{}, logits, targets.data() + i, 0);
+  });
 }
 
 }  // namespace s2ft

@@ -10,15 +10,22 @@
 
 namespace s2ft {
 
-/// Keys and values of decoded sequences: slot s owns rows [s * capacity, (s+1) *
-/// capacity) of every layer's two matrices.
+/// Keys and values of decoded sequences, row by row.
 struct KvCache {
-  int slots = 0, capacity = 0;
-  std::vector<Mat> k, v;  // per layer (slots * capacity, kv)
+  int64_t rows = 0;
+  std::vector<Mat> k, v;  // per layer (rows, kv)
   Buffer storage;
 };
 
-KvCache make_kv_cache(const Model& model, int slots, int capacity);
+KvCache make_kv_cache(const Model& model, int64_t rows);
+
+/// What is added to the linear layers' outputs, beside the model's own weights.
+class AddedOutputs {
+ public:
+  virtual ~AddedOutputs() = default;
+  /// y += ...   y (T, out), x (T, in)
+  virtual void add(Backend& backend, const Linear& linear, Mat y, Mat x) const = 0;
+};
 
 struct Pass {
   Model& model;
@@ -26,9 +33,10 @@ struct Pass {
   Activations& activations;
   bool training = false;                      // dropout on
   KvCache* cache = nullptr;                   // k and v go there and are read from there
-  const int32_t* cache_rows = nullptr;        // [T] rows of the cache
+  const int32_t* cache_rows = nullptr;        // [T] distinct rows of the cache
   const std::atomic<bool>* cancel = nullptr;  // checked at layer boundaries
   const std::atomic<bool>* stop = nullptr;    // likewise
+  const AddedOutputs* added = nullptr;
 };
 
 /// Fills activations up to `output`. Throws CANCELLED.
@@ -51,8 +59,15 @@ struct NonFiniteRow : Error {
 /// norm's parameters). Throws NonFiniteRow.
 HeadResult loss_head(const Pass& pass, float gradient_scale);
 
-/// Logits of the given rows of `output`, to host.   out [n * vocabulary]
-void logits_of_rows(const Pass& pass, const std::vector<int32_t>& rows, float* out);
+/// Logits of the given rows of `output`, to host. With `normalizers` [n] also the
+/// logarithms of the sums of their exponentials.   out [n * vocabulary]
+void logits_of_rows(const Pass& pass, const std::vector<int32_t>& rows, float* out,
+                    float* normalizers = nullptr);
+
+/// -log p(target) of the given rows of `output`, whose logits stay on the device.
+/// out, targets [n]
+void losses_of_rows(const Pass& pass, const std::vector<int32_t>& rows,
+                    const std::vector<int32_t>& targets, float* out);
 
 /// From d_stream down to the lowest trainable layer: adds to every parameter's gradient.
 void backward(const Pass& pass);

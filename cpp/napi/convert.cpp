@@ -299,8 +299,64 @@ Sampling read_sampling(const Napi::Object& o) {
   s.top_p = float(get_number(o, "topP"));
   s.min_p = float(get_number(o, "minP"));
   s.repetition_penalty = float(get_number(o, "repetitionPenalty"));
-  s.random = get_number(o, "random");
+  s.frequency_penalty = float(get_number(o, "frequencyPenalty"));
+  s.presence_penalty = float(get_number(o, "presencePenalty"));
+  s.top = int(get_int(o, "top"));
+  const std::vector<int32_t> tokens = get_ints(get(o, "biasTokens"), "biasTokens");
+  const std::vector<float> values = get_floats(get(o, "biasValues"), "biasValues");
+  if (tokens.size() != values.size()) fail("biasValues", "a value a token");
+  for (size_t i = 0; i < tokens.size(); ++i) s.bias.emplace_back(tokens[i], values[i]);
   return s;
+}
+
+AdapterDeltas read_deltas(const Napi::Object& o) {
+  AdapterDeltas out;
+  auto each = [&](const char* key, auto body) {
+    if (!o.Has(key) || get(o, key).IsUndefined()) return;
+    const Napi::Array array = get_array(o, key);
+    for (uint32_t i = 0; i < array.Length(); ++i) body(array.Get(i).As<Napi::Object>());
+  };
+  each("deltas", [&](const Napi::Object& d) {
+    SliceDelta s;
+    s.module = get_string(d, "module");
+    const std::string axis = get_string(d, "axis");
+    if (axis != "rows" && axis != "cols")
+      throw Error("INVALID_ARGUMENT",
+                  "[fuse] axis: expected rows or cols, found " + axis);
+    s.rows = axis == "rows";
+    s.index = get_ints(get(d, "index"), "index");
+    s.delta = get_floats(get(d, "delta"), "delta");
+    out.slices.push_back(std::move(s));
+  });
+  each("elements", [&](const Napi::Object& d) {
+    out.elements.push_back({get_string(d, "module"), get_ints(get(d, "places"), "places"),
+                            get_floats(get(d, "delta"), "delta")});
+  });
+  each("loras", [&](const Napi::Object& d) {
+    LoraDelta l;
+    l.module = get_string(d, "module");
+    l.r = get_int(d, "r");
+    l.a = get_floats(get(d, "a"), "a");
+    l.b = get_floats(get(d, "b"), "b");
+    l.scale = float(get_number(d, "scale"));
+    if (d.Has("magnitudes"))
+      l.magnitudes = get_floats(get(d, "magnitudes"), "magnitudes");
+    out.loras.push_back(std::move(l));
+  });
+  each("lorefts", [&](const Napi::Object& d) {
+    LoreftDelta l;
+    l.layer = int(get_int(d, "layer"));
+    l.options = read_loreft(d);
+    const Napi::Array sets = get_array(d, "sets");
+    for (uint32_t i = 0; i < sets.Length(); ++i) {
+      const auto set = sets.Get(i).As<Napi::Object>();
+      l.sets.push_back({get_floats(get(set, "rotation"), "rotation"),
+                        get_floats(get(set, "source"), "source"),
+                        get_floats(get(set, "bias"), "bias")});
+    }
+    out.lorefts.push_back(std::move(l));
+  });
+  return out;
 }
 
 std::vector<Sample> OwnedSamples::views() const {

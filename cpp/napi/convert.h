@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "adapter/deltas.h"
 #include "core/error.h"
 #include "model/batch.h"
 #include "model/config.h"
@@ -34,6 +35,7 @@ ModelConfig read_config(const Napi::Object& object);
 LoreftOptions read_loreft(const Napi::Object& object);
 MethodSpec read_method(const Napi::Object& object);
 Sampling read_sampling(const Napi::Object& object);
+AdapterDeltas read_deltas(const Napi::Object& object);
 
 /// Samples copied off JavaScript memory, which may change while a task waits.
 struct OwnedSamples {

@@ -8,8 +8,8 @@ namespace s2ft {
 class DecoderWrap : public Napi::ObjectWrap<DecoderWrap> {
  public:
   static Napi::Function define(Napi::Env env);
-  static Napi::Value create(Napi::Env env, std::shared_ptr<ModelState> model, int slots,
-                            int capacity);
+  static Napi::Value create(Napi::Env env, std::shared_ptr<ModelState> model, int pages,
+                            int page_rows);
   explicit DecoderWrap(const Napi::CallbackInfo& info);
 
   struct State {
@@ -19,8 +19,11 @@ class DecoderWrap : public Napi::ObjectWrap<DecoderWrap> {
   };
 
  private:
-  Napi::Value append(const Napi::CallbackInfo& info);
-  Napi::Value reset(const Napi::CallbackInfo& info);
+  Napi::Value add_adapter(const Napi::CallbackInfo& info);
+  Napi::Value remove_adapter(const Napi::CallbackInfo& info);
+  Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value close(const Napi::CallbackInfo& info);
+  Napi::Value pass(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<State> live();
 

@@ -33,56 +33,6 @@ Quantization read_quantization(const std::string& name) {
               "[load] quantize: expected none, int8 or nf4, found " + name);
 }
 
-AdapterDeltas read_deltas(const Napi::Object& o) {
-  AdapterDeltas out;
-  auto each = [&](const char* key, auto body) {
-    if (!o.Has(key) || get(o, key).IsUndefined()) return;
-    const Napi::Array array = get_array(o, key);
-    for (uint32_t i = 0; i < array.Length(); ++i) body(array.Get(i).As<Napi::Object>());
-  };
-  each("deltas", [&](const Napi::Object& d) {
-    SliceDelta s;
-    s.module = get_string(d, "module");
-    const std::string axis = get_string(d, "axis");
-    if (axis != "rows" && axis != "cols")
-      throw Error("INVALID_ARGUMENT",
-                  "[fuse] axis: expected rows or cols, found " + axis);
-    s.rows = axis == "rows";
-    s.index = get_ints(get(d, "index"), "index");
-    s.delta = get_floats(get(d, "delta"), "delta");
-    out.slices.push_back(std::move(s));
-  });
-  each("elements", [&](const Napi::Object& d) {
-    out.elements.push_back({get_string(d, "module"), get_ints(get(d, "places"), "places"),
-                            get_floats(get(d, "delta"), "delta")});
-  });
-  each("loras", [&](const Napi::Object& d) {
-    LoraDelta l;
-    l.module = get_string(d, "module");
-    l.r = get_int(d, "r");
-    l.a = get_floats(get(d, "a"), "a");
-    l.b = get_floats(get(d, "b"), "b");
-    l.scale = float(get_number(d, "scale"));
-    if (d.Has("magnitudes"))
-      l.magnitudes = get_floats(get(d, "magnitudes"), "magnitudes");
-    out.loras.push_back(std::move(l));
-  });
-  each("lorefts", [&](const Napi::Object& d) {
-    LoreftDelta l;
-    l.layer = int(get_int(d, "layer"));
-    l.options = read_loreft(d);
-    const Napi::Array sets = get_array(d, "sets");
-    for (uint32_t i = 0; i < sets.Length(); ++i) {
-      const auto set = sets.Get(i).As<Napi::Object>();
-      l.sets.push_back({get_floats(get(set, "rotation"), "rotation"),
-                        get_floats(get(set, "source"), "source"),
-                        get_floats(get(set, "bias"), "bias")});
-    }
-    out.lorefts.push_back(std::move(l));
-  });
-  return out;
-}
-
 }  // namespace
 
 void remember_fingerprint(ModelState& state) {
@@ -252,12 +202,13 @@ Napi::Value ModelWrap::score(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelWrap::create_decoder(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    const double slots = info[0].ToNumber().DoubleValue();
-    const double capacity = info[1].ToNumber().DoubleValue();
-    if (!(slots >= 1 && slots <= 65536 && capacity >= 1 && capacity <= (1 << 24)))
+    const double pages = info[0].ToNumber().DoubleValue();
+    const double page_rows = info[1].ToNumber().DoubleValue();
+    if (!(pages >= 1 && page_rows >= 1 && pages * page_rows < 2147483648.0))
       throw Error("INVALID_ARGUMENT",
-                  "[decode] expected 1 to 65536 slots of 1 to 2^24 tokens");
-    return DecoderWrap::create(info.Env(), live(), int(slots), int(capacity));
+                  "[decode] expected pages of at least one and of fewer than 2^31 tokens "
+                  "together");
+    return DecoderWrap::create(info.Env(), live(), int(pages), int(page_rows));
   });
 }
 

@@ -1,7 +1,9 @@
 // From one row of logits to the next token.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace s2ft {
@@ -10,18 +12,33 @@ struct Sampling {
   float temperature = 0;  // 0: greedy
   int top_k = 0;          // 0: no limit
   float top_p = 1, min_p = 0, repetition_penalty = 1;
-  double random = 0;  // uniform in [0, 1), decides the draw
+  float frequency_penalty = 0, presence_penalty = 0;  // of generated tokens
+  std::vector<std::pair<int32_t, float>> bias;        // added to these tokens' logits
+  int top = 0;  // likeliest tokens reported beside the sampled one
 };
 
-struct SampledToken {
+struct TokenProbability {
   int32_t token;
-  float log_prob;  // of the model itself, before penalty, temperature and cuts
+  float log_prob;  // of the model itself, before bias, penalties, temperature and cuts
 };
 
-/// Filters apply in Hugging Face's order: repetition penalty (over the distinct tokens of
-/// `history`), temperature, top-k, top-p, min-p. Ties go to the lower token. Throws
-/// NOT_FINITE when a logit is not a number.   logits [vocabulary], overwritten
-SampledToken sample(float* logits, int64_t vocab, const Sampling& options,
-                    const std::vector<int32_t>& history);
+struct SampledToken : TokenProbability {
+  std::vector<TokenProbability> top;  // most probable first
+};
+
+/// What was before: `tokens` of a sequence, of which those from `generated` on were
+/// sampled.
+struct History {
+  const std::vector<int32_t>& tokens;
+  size_t generated = 0;
+};
+
+/// Bias, the repetition penalty (over the distinct tokens of the history), OpenAI's
+/// penalties, then temperature, top-k, top-p and min-p, as Hugging Face's filters do.
+/// Ties go to the lower token. `random` in [0, 1) decides the draw. `normalizer` is the
+/// log-sum- exp of the logits. logits
+/// [vocabulary], overwritten
+SampledToken sample(float* logits, int64_t vocab, float normalizer,
+                    const Sampling& options, double random, const History& history);
 
 }  // namespace s2ft

@@ -152,3 +152,45 @@ TEST(same_bits_every_run_and_thread_count) {
     }
   }
 }
+
+// What decoding promises: a sequence's numbers do not depend on how many run beside it.
+// Depths of one and of several blocks, weights of whole and of partial groups of rows.
+TEST(a_row_has_the_same_bits_however_many_there_are) {
+  const int most = 23;
+  for (const NamedKernels& isa : runnable_kernels()) {
+    for (const auto& [in, out] :
+         {std::pair{DType::f32, DType::f32}, std::pair{DType::bf16, DType::bf16},
+          std::pair{DType::bf16, DType::f32}}) {
+      for (const auto& [n, k] : {std::pair{128, 64}, std::pair{77, 301},
+                                 std::pair{64, 3200}, std::pair{9, 4001}}) {
+        TestMat a(in, most, k, random_int(0, 3)), b(in, n, k, random_int(0, 3));
+        a.randomize();
+        b.randomize();
+        TestMat old(out, most, n);
+        old.randomize();
+        for (int beta : {0, 1}) {
+          TestMat all = old;
+          multiply(isa, all, a, false, b, true, beta);
+          for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13}) {
+            TestMat few(in, rows, k, random_int(0, 3)), y(out, rows, n);
+            for (int i = 0; i < rows; ++i) {
+              for (int j = 0; j < k; ++j) few.set(i, j, a(i + 7, j));
+              for (int j = 0; j < n; ++j) y.set(i, j, old(i + 7, j));
+            }
+            multiply(isa, y, few, false, b, true, beta);
+            int different = 0;
+            for (int i = 0; i < rows; ++i)
+              for (int j = 0; j < n; ++j) different += y(i, j) != all(i + 7, j);
+            if (different) {
+              fail(__FILE__, __LINE__,
+                   std::string(isa.name) + " " + dtype_name(in) + ">" + dtype_name(out) +
+                       " " + std::to_string(rows) + "x" + std::to_string(n) + "x" +
+                       std::to_string(k) + ": " + std::to_string(different) +
+                       " elements differ");
+            }
+          }
+        }
+      }
+    }
+  }
+}

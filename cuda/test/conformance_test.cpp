@@ -1,4 +1,4 @@
-// The op conformance suite, attention apart, on CUDA: on an emulated device, or on the
+// The op conformance suite, attention over whole sequences apart, on CUDA: on an emulated device, or on the
 // real one where there is one.
 #include "cuda/test/backends.h"
 #include "test/conformance/elementwise.h"
@@ -6,6 +6,7 @@
 #include "test/conformance/loss.h"
 #include "test/conformance/matmul.h"
 #include "test/conformance/quantized.h"
+#include "test/conformance/serving.h"
 #include "test/conformance/transformer.h"
 #include "test/conformance/vectors.h"
 

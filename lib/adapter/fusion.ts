@@ -30,11 +30,17 @@ export class Fusion {
     private readonly model: NativeModel,
     private readonly config: NativeModelConfig,
     private readonly fingerprint: () => Promise<string>,
+    /** Throws while the weights may not change; asked just before each change. */
+    private readonly requireFree: () => void,
   ) {}
 
   /** Adapters in the weights now. */
   get count(): number {
     return this.fused.size
+  }
+
+  get editsStream(): boolean {
+    return [...this.fused.keys()].some(({ info }) => info.type === 'loreft')
   }
 
   private inTurn<T>(change: () => Promise<T>): Promise<T> {
@@ -63,6 +69,7 @@ export class Fusion {
         throw new S2FTError('INVALID_ARGUMENT', 'expected an adapter that is not fused yet')
       }
       const { id, weight, change } = await this.prepare(adapter, options)
+      this.requireFree()
       await this.model.fuse(id, change)
       const overlaps = this.overlaps(adapter)
       this.fused.set(adapter, { id, weight })
@@ -79,6 +86,7 @@ export class Fusion {
           'expected an adapter that is fused, found none such',
         )
       }
+      this.requireFree()
       await this.model.unfuse(found.id)
       this.fused.delete(adapter)
     })
@@ -89,6 +97,7 @@ export class Fusion {
     return this.inTurn(async () => {
       const { id, weight, change } = await this.prepare(adapter, options)
       const before = [...this.fused]
+      this.requireFree()
       // Asked for in one go, so that no other work of the model comes between.
       const out = before.map(([, other]) => this.model.unfuse(other.id))
       const into = this.model.fuse(id, change)

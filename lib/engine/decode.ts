@@ -1,7 +1,13 @@
-// Runs sequences through a native decoder, refilling its slots as sequences finish.
+// Runs sequences to their ends, so many at a time, with a decoder of their own.
 import type { GenerateEvent } from '../model/types.js'
 import type { NativeModel } from '../native/binding.js'
+import { Job } from './job.js'
+import { Scheduler } from './scheduler.js'
 import type { Sequence } from './sequence.js'
+
+const PAGE_TOKENS = 32
+/** Tokens of a pass: a long prompt goes through in pieces, so that activations stay small. */
+const PASS_TOKENS = 512
 
 export interface DecodeEvent extends GenerateEvent {
   sequence: Sequence
@@ -18,33 +24,32 @@ export async function* decode(
   signal?: AbortSignal,
 ): AsyncGenerator<DecodeEvent, void> {
   if (sequences.length === 0) return
-  const count = Math.min(slots, sequences.length)
-  const capacity = Math.max(...sequences.map((sequence) => sequence.capacity))
-  const decoder = await model.createDecoder(count, capacity)
+  const maxSequences = Math.min(slots, sequences.length)
+  const longest = Math.max(...sequences.map((sequence) => sequence.capacity))
+  const pages = maxSequences * Math.ceil(longest / PAGE_TOKENS)
+  const decoder = await model.createDecoder(pages, PAGE_TOKENS)
+  const scheduler = new Scheduler(decoder, {
+    ...{ pages, pageTokens: PAGE_TOKENS, maxSequences, prefixCache: false },
+    maxBatchTokens: Math.max(PASS_TOKENS, maxSequences),
+  })
+  const events: DecodeEvent[] = []
+  let failure: { error: unknown } | undefined
   try {
-    const running = new Array<Sequence | undefined>(count)
-    let next = 0
-    while (!signal?.aborted) {
-      for (let slot = 0; slot < count && next < sequences.length; slot++) {
-        if (!running[slot]) running[slot] = sequences[next++]
-      }
-      const active = running.flatMap((sequence, slot) => (sequence ? [{ sequence, slot }] : []))
-      if (active.length === 0) return
-      const sampled = await decoder.append(
-        active.map(({ sequence, slot }) => ({
-          slot,
-          tokens: sequence.pending,
-          sampling: sequence.sampling(),
-        })),
+    for (const sequence of sequences) {
+      scheduler.submit(
+        new Job({
+          sequence,
+          onToken: ({ token, text, logProb }) => events.push({ token, text, logProb, sequence }),
+          onEnd: (error) => {
+            if (error !== undefined) failure ??= { error }
+          },
+        }),
       )
-      for (const [row, { sequence, slot }] of active.entries()) {
-        const event = sequence.accept(sampled[row]!)
-        if (sequence.finished) {
-          await decoder.reset(slot)
-          running[slot] = undefined
-        }
-        yield { ...event, sequence }
-      }
+    }
+    while (scheduler.busy && !signal?.aborted) {
+      await scheduler.step()
+      yield* events.splice(0)
+      if (failure) throw failure.error
     }
     for (const sequence of sequences) if (!sequence.finished) sequence.abort()
   } finally {

@@ -101,6 +101,8 @@ export interface EngineStats {
     cachedTokens: number
     generatedTokens: number
     aborted: number
+    /** Times that a sequence gave its pages to one that began before it. */
+    preempted: number
     passes: number
   }
 }

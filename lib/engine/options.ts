@@ -3,7 +3,8 @@ import { z } from 'zod'
 import { validate } from '../model/validate.js'
 
 const share = z.number().min(0).max(1)
-const schema = z.strictObject({
+/** What a generation is asked for, whoever runs it. */
+export const generateFields = {
   maxNewTokens: z.number().int().positive().default(256),
   temperature: z.number().nonnegative().default(0),
   topK: z.number().int().nonnegative().default(0),
@@ -17,7 +18,8 @@ const schema = z.strictObject({
     .transform((stop) => [stop].flat()),
   stopTokenIds: z.array(z.number().int().nonnegative()).default([]),
   signal: z.instanceof(AbortSignal).optional(),
-})
+}
+const schema = z.strictObject(generateFields)
 const batchSchema = schema.extend({
   slots: z.number().int().positive().default(8),
   onResult: z.custom<(...args: never[]) => void>((v) => typeof v === 'function').optional(),

@@ -1,14 +1,27 @@
 // One sequence in decoding: its tokens, its text so far, and why it ended.
 import type { FinishReason, GenerateEvent, GenerateResult } from '../model/types.js'
-import type { NativeSampling } from '../native/binding.js'
+import type { NativeSampling } from '../native/decoder-binding.js'
 import type { TextStream } from '../tokenizer/index.js'
-import type { GenerateSettings } from './options.js'
 import { Random } from './random.js'
 import { StopText } from './stop-text.js'
 
+/** What decides how tokens are drawn and when they end. */
+export interface SequenceSettings {
+  maxNewTokens: number
+  temperature: number
+  topK: number
+  topP: number
+  minP: number
+  repetitionPenalty: number
+  frequencyPenalty?: number
+  presencePenalty?: number
+  logitBias?: Readonly<Record<number, number>> | undefined
+  seed: number
+  stop: readonly string[]
+  topLogprobs?: number
+}
+
 export class Sequence {
-  /** Tokens that the decoder has not seen yet: the prompt, then each sampled token. */
-  pending: Int32Array
   finished: FinishReason | undefined
   private readonly tokens: number[] = []
   private text = ''
@@ -19,24 +32,33 @@ export class Sequence {
   constructor(
     readonly index: number,
     readonly prompt: Int32Array,
-    private readonly settings: GenerateSettings,
+    private readonly settings: SequenceSettings,
     private readonly endTokens: ReadonlySet<number>,
     private readonly stream: TextStream | undefined,
   ) {
-    this.pending = prompt
     this.random = new Random(settings.seed, index)
     this.stop = new StopText(settings.stop)
   }
 
-  /** Positions that the cache needs: the last sampled token is never fed back. */
+  /** Positions that the cache needs at most. */
   get capacity(): number {
     return this.prompt.length + this.settings.maxNewTokens
   }
 
   sampling(): NativeSampling {
-    const { temperature, topK, topP, minP, repetitionPenalty } = this.settings
-    const random = temperature > 0 ? this.random.next() : 0
-    return { temperature, topK, topP, minP, repetitionPenalty, random }
+    const { temperature, topK, topP, minP, repetitionPenalty, logitBias = {} } = this.settings
+    const { frequencyPenalty = 0, presencePenalty = 0, topLogprobs: top = 0 } = this.settings
+    return {
+      ...{ temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty },
+      biasTokens: Int32Array.from(Object.keys(logitBias), Number),
+      biasValues: Float32Array.from(Object.values(logitBias)),
+      top,
+    }
+  }
+
+  /** The next uniform number, which decides a draw. */
+  draw(): number {
+    return this.settings.temperature > 0 ? this.random.next() : 0
   }
 
   /** Takes a sampled token. Sets `finished` when it ends the sequence. */
@@ -48,7 +70,6 @@ export class Sequence {
       this.finished = 'stop'
     } else {
       this.tokens.push(token)
-      this.pending = Int32Array.of(token)
       const found = this.stop.push(this.stream?.push(token) ?? '')
       fresh = found.text
       if (found.stopped) this.finished = 'stop'

@@ -35,6 +35,11 @@ interface Training {
   dispose(): Promise<void>
 }
 
+/** Something that runs requests over a model, which may not change under it. */
+interface Serving {
+  dispose(): Promise<void>
+}
+
 export class Model {
   private disposed = false
   private loadedTokenizer: Promise<Tokenizer> | undefined
@@ -42,6 +47,7 @@ export class Model {
   private readonly fusion: Fusion
   /** @internal The trainer that holds the weights, if any. */
   readonly trainers = new Set<Training>()
+  private readonly servings = new Set<Serving>()
 
   private constructor(
     private readonly handle: NativeModel,
@@ -60,7 +66,12 @@ export class Model {
      */
     readonly arithmetic: string,
   ) {
-    this.fusion = new Fusion(handle, config.native, () => this.fingerprint())
+    this.fusion = new Fusion(
+      handle,
+      config.native,
+      () => this.fingerprint(),
+      () => this.requireUnserved(),
+    )
   }
 
   /**
@@ -126,12 +137,38 @@ export class Model {
     this.baseFingerprint = undefined
   }
 
-  /** @internal Throws BUSY while another trainer holds the weights. */
+  /** @internal Throws BUSY while another trainer or an engine holds the weights. */
   startTraining(trainer: Training): void {
+    this.requireUnserved()
     if (this.trainers.size > 0) {
       throw new S2FTError('BUSY', 'the model is held by another trainer: dispose that one first')
     }
     this.trainers.add(trainer)
+  }
+
+  /** @internal Nothing may change the weights until stopServing(). Throws BUSY, DISPOSED. */
+  startServing(serving: Serving): void {
+    this.native()
+    if (this.trainers.size > 0) {
+      throw new S2FTError('BUSY', 'the model is held by a trainer: dispose that one first')
+    }
+    this.servings.add(serving)
+  }
+
+  /** @internal */
+  stopServing(serving: Serving): void {
+    this.servings.delete(serving)
+  }
+
+  /** @internal Whether something fused edits the residual stream (LoReFT). */
+  get editsStream(): boolean {
+    return this.fusion.editsStream
+  }
+
+  private requireUnserved(): void {
+    if (this.servings.size > 0) {
+      throw new S2FTError('BUSY', 'the model is held by an engine: dispose that one first')
+    }
   }
 
   /** @internal Training may not start from weights that unfuse() would overwrite. */
@@ -242,7 +279,8 @@ export class Model {
    * and leaves them as they are. Any number of adapters may be fused; the weights depend on which
    * are, to the bit, and not on the order. Tells which of those fused before change some of the
    * same weights. A trainer of this model takes its changes out first (its next step puts them in
-   * again), so that they do not count twice. Throws BUSY while it is at work, ADAPTER_MISMATCH
+   * again), so that they do not count twice. Throws BUSY while it is at work or an engine holds the
+   * model, ADAPTER_MISMATCH
    * when the adapter was made for another base (unless `force`), SHAPE_MISMATCH, INVALID_ARGUMENT
    * when it is fused already or `weight` is not finite, UNSUPPORTED for DoRA and LoReFT with
    * another weight than 1.
@@ -295,8 +333,9 @@ export class Model {
     await saveModel(this.native(), this.directory, directory, options)
   }
 
-  /** Waits for work in flight and frees the weights; its trainers go first. */
+  /** Waits for work in flight and frees the weights; its engines and trainers go first. */
   async dispose(): Promise<void> {
+    for (const serving of this.servings) await serving.dispose()
     for (const trainer of this.trainers) await trainer.dispose()
     this.disposed = true
     await this.handle.dispose()

@@ -3,6 +3,7 @@ import { copyFile, readFile, stat, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { S2FTError } from '../errors.js'
 import type { NativeModel, TensorDType } from '../native/binding.js'
+import { byteCount } from './byte-count.js'
 import { isEmpty, publishDirectory } from './directory.js'
 import type { SaveOptions } from './types.js'
 import { show } from './validate.js'
@@ -22,23 +23,11 @@ const COMPANIONS = [
 ]
 const WIDTH: Record<TensorDType, number> = { F32: 4, I32: 4, BF16: 2, F16: 2 }
 const NAMES = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const
-const UNITS: Record<string, number> = { '': 1, B: 1, KB: 1e3, MB: 1e6, GB: 1e9 }
 
 interface SavedTensor {
   name: string
   dtype: TensorDType
   bytes: number
-}
-
-function shardLimit(value: number | string | undefined): number {
-  const given = value ?? '5GB'
-  const match = /^(\d+(?:\.\d+)?)\s*([KMG]?B|)$/i.exec(String(given))
-  const bytes = match ? Number(match[1]) * UNITS[match[2]!.toUpperCase()]! : 0
-  if (bytes >= 1) return bytes
-  throw new S2FTError(
-    'INVALID_ARGUMENT',
-    `maxShardSize: expected a positive number of bytes or a text like "5GB", found ${show(given)}`,
-  )
 }
 
 /** Splits tensors in order; a tensor larger than the limit gets a shard of its own. */
@@ -87,7 +76,7 @@ export async function saveModel(
   options: SaveOptions = {},
 ): Promise<void> {
   const { dtype = 'checkpoint' } = options
-  const limit = shardLimit(options.maxShardSize)
+  const limit = byteCount(options.maxShardSize ?? '5GB', 'maxShardSize')
   if (!['checkpoint', 'f32', 'bf16', 'f16'].includes(dtype)) {
     throw new S2FTError(
       'INVALID_ARGUMENT',

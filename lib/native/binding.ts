@@ -1,6 +1,8 @@
 // What the native addon offers, typed. Only lib/native and the classes that wrap a handle
 // import this; users never see it. Every promise rejects with an S2FTError.
 
+import type { NativeDecoder } from './decoder-binding.js'
+
 export type DType = 'f32' | 'bf16'
 /** Element types of safetensors files that the package writes or reads into memory. */
 export type TensorDType = 'F32' | 'BF16' | 'F16' | 'I32'
@@ -103,31 +105,6 @@ export interface NativeCudaReport {
   driver: number
   runtime: number
   pieces: NativeCudaPiece[]
-}
-
-export interface NativeSampling {
-  /** 0 is greedy. */
-  temperature: number
-  /** 0: no limit. */
-  topK: number
-  topP: number
-  minP: number
-  repetitionPenalty: number
-  /** A uniform number in [0, 1) that decides the draw; the caller owns the generator. */
-  random: number
-}
-
-/** Autoregressive decoding with a KV cache: a fixed number of independent sequences. */
-export interface NativeDecoder {
-  /**
-   * Appends tokens to the named slots (a prompt, or the last sampled token) and samples one
-   * next token for each. Throws INVALID_ARGUMENT when a slot's capacity would be exceeded.
-   */
-  append(
-    rows: { slot: number; tokens: Int32Array; sampling: NativeSampling }[],
-  ): Promise<{ token: number; logProb: number }[]>
-  reset(slot: number): Promise<void>
-  dispose(): Promise<void>
 }
 
 export type ModuleKind = 'q' | 'k' | 'v' | 'o' | 'gate' | 'up' | 'down'
@@ -357,7 +334,8 @@ export interface NativeModel {
    * candidates, a list a sample, log p(candidate | tokens) of each follows.
    */
   score(batch: Sample[], candidates?: Int32Array[]): Promise<Float32Array[]>
-  createDecoder(slots: number, capacity: number): Promise<NativeDecoder>
+  /** `pageTokens` is a multiple of 16. */
+  createDecoder(pages: number, pageTokens: number): Promise<NativeDecoder>
   createTrainer(spec: NativeTrainerSpec): Promise<NativeTrainer>
   /** Adds an adapter; the original slices are kept, so unfuse(id) is bit-exact in any order. */
   fuse(id: string, adapter: NativeAdapter): Promise<void>

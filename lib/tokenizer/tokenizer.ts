@@ -10,6 +10,7 @@ import {
 import { compatibleTokenizer, namedToken } from './compat.js'
 import { readTokenizerFiles, type TokenizerFiles } from './files.js'
 import { TextStream } from './text-stream.js'
+import { bytesOfSpelling } from './token-bytes.js'
 
 export interface EncodeOptions {
   /** Adds what the tokenizer puts around a text, e.g. a leading `<s>`. Default true. */
@@ -65,9 +66,13 @@ export class Tokenizer {
   readonly padTokenId: number | undefined
   /** Highest token id plus one; a model's embedding may have more rows, never fewer. */
   readonly vocabSize: number
+  /** Characters of the longest token: no text has more than its tokens times this. */
+  readonly longestToken: number
   readonly hasChatTemplate: boolean
   private readonly special: Set<number>
   private readonly template: ChatTemplate | undefined
+  private readonly added: Set<number>
+  private readonly spelled: (spelling: string) => Uint8Array
 
   private constructor(
     private readonly backend: Backend,
@@ -101,11 +106,18 @@ export class Tokenizer {
     this.bosTokenId = idOf('bos_token')
     this.padTokenId = idOf('pad_token') ?? idList(files.modelConfig.pad_token_id)[0]
     let highest = -1
-    for (const id of backend.get_vocab().values()) if (id > highest) highest = id
+    let longest = 1
+    for (const [spelling, id] of backend.get_vocab()) {
+      highest = Math.max(highest, id)
+      longest = Math.max(longest, spelling.length)
+    }
     this.vocabSize = highest + 1
+    this.longestToken = longest
     this.special = new Set(
       [...backend.get_added_tokens_decoder()].filter(([, t]) => t.special).map(([id]) => id),
     )
+    this.added = new Set(backend.get_added_tokens_decoder().keys())
+    this.spelled = bytesOfSpelling(files.tokenizer.decoder)
     const source = findChatTemplate(files)
     this.hasChatTemplate = source !== undefined
     if (source !== undefined) this.template = new ChatTemplate(source, directory, named, now)
@@ -164,6 +176,16 @@ export class Tokenizer {
   /** The token's text as the vocabulary spells it. */
   idToToken(id: number): string | undefined {
     return this.backend.id_to_token(id)
+  }
+
+  /**
+   * The bytes that a token adds to a text: its part of a character where one is spread over several
+   * tokens. Empty for ids without a token.
+   */
+  tokenBytes(id: number): Uint8Array {
+    const spelling = this.backend.id_to_token(id)
+    if (spelling === undefined) return new Uint8Array(0)
+    return this.added.has(id) ? new TextEncoder().encode(spelling) : this.spelled(spelling)
   }
 
   tokenToId(token: string): number | undefined {

@@ -200,11 +200,12 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
     expect(readFileSync(samples, 'utf8').trim().split('\n')).toHaveLength(5)
 
     const questions = join(work, 'choice.jsonl')
+    const chosen = join(work, 'chosen.jsonl')
     const row = { question: 'Which?', choices: ['this', 'that', 'none'], answer: 1 }
     writeFileSync(questions, `${JSON.stringify(row)}\n`.repeat(3))
-    const choice = evaluate('--data', questions, '--task', 'choice', '--output', samples)
+    const choice = evaluate('--data', questions, '--task', 'choice', '--output', chosen)
     expect(choice).toMatchObject({ task: 'choice', scoring: 'logprob', count: 3 })
-    const picked = readFileSync(samples, 'utf8')
+    const picked = readFileSync(chosen, 'utf8')
       .trim()
       .split('\n')
       .map((l) => JSON.parse(l))

@@ -49,9 +49,9 @@ Workspace make_workspace(const AttentionShape& shape, float* at) {
 /// A block of queries of one sequence, for heads runs.order[head .. head + heads).
 struct Task {
   int sequence, kv_head, head, heads;
-  int64_t first, count;        // queries, within the sequence
-  int64_t queries, keys;       // of the sequence
-  int64_t query_row, key_row;  // where the sequence begins
+  int64_t first, count;   // queries, within the sequence
+  int64_t queries, keys;  // of the sequence
+  int64_t query_row;      // where the sequence begins
 };
 
 /// The largest score a row sees, -inf where it sees none.
@@ -172,6 +172,23 @@ void attend_block(const Call& call, const Task& task, const Workspace& w, int64_
   }
 }
 
+/// Packs keys [key, key + n) and their values, page by page where there are pages.
+template <class T, bool kDot>
+void pack_keys(const Call& call, const Task& task, const Workspace& w, int64_t key,
+               int64_t n) {
+  const int hd = call.shape.head_dim;
+  const int64_t d = padded(hd), column = int64_t(task.kv_head) * hd;
+  for (int64_t at = 0; at < n;) {
+    const KeyRows here = key_rows(call.sequences, task.sequence, key + at, n - at);
+    const T* k = call.k.as<T>() + here.row * call.k.ld + column;
+    const T* v = call.v.as<T>() + here.row * call.v.ld + column;
+    pack_transposed<T, kDot>(w.keys + at, kBlockKeys, k, call.k.ld, here.count, hd);
+    pack_columns<T, kDot>(w.values + units<kDot>(at) * d, d, v, call.v.ld, here.count,
+                          hd);
+    at += here.count;
+  }
+}
+
 template <class T, bool kDot>
 void attend(const Call& call, const Task& task, const Workspace& w) {
   const AttentionShape& shape = call.shape;
@@ -194,11 +211,7 @@ void attend(const Call& call, const Task& task, const Workspace& w) {
   for (int64_t key = seen.begin / kBlockKeys * kBlockKeys; key < seen.end;
        key += kBlockKeys) {
     const int64_t n = min_of(kBlockKeys, seen.end - key);
-    const int64_t row = task.key_row + key, column = int64_t(task.kv_head) * hd;
-    pack_transposed<T, kDot>(w.keys, kBlockKeys,
-                             call.k.as<T>() + row * call.k.ld + column, call.k.ld, n, hd);
-    pack_columns<T, kDot>(w.values, d, call.v.as<T>() + row * call.v.ld + column,
-                          call.v.ld, n, hd);
+    pack_keys<T, kDot>(call, task, w, key, n);
     attend_block<kDot>(call, task, w, key, n);
   }
 
@@ -230,7 +243,6 @@ Task find_task(const Call& call, int sequence, int64_t number, int parts) {
   task.sequence = sequence;
   task.query_row = s.q[sequence];
   task.queries = s.q[sequence + 1] - s.q[sequence];
-  task.key_row = s.k_begin[sequence];
   task.keys = s.k_len[sequence];
   const int64_t blocks = ceil_div(task.queries, kBlockQueries);
   task.first = (blocks - 1 - number / parts) * kBlockQueries;

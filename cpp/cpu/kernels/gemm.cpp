@@ -16,8 +16,6 @@ namespace s2ft::S2FT_ISA {
 
 namespace {
 
-// A panel's depth in units: at most 288 KiB of an AVX-512 panel.
-constexpr int64_t kMostDepth = 1536;
 // Limits of shared scratch: packed rows of a, and sums that wait for the next block.
 constexpr int64_t kPackedRows = 1024, kWaitingSums = 1 << 20;
 // Packing a panel takes about as long as this many strips of rows take with it.
@@ -52,8 +50,7 @@ Plan make_plan(const Product& p) {
   constexpr int64_t kPanel = kGemmVectors * kLanes;
   Plan plan{};
   const int64_t all = units<kDot>(p.depth);
-  plan.depths = ceil_div(all, kMostDepth);
-  plan.depth_units = ceil_div(all, plan.depths);
+  plan.depth_units = depth_block(all);
   plan.depths = ceil_div(all, plan.depth_units);
   // Pairs lie in rows of whole, aligned units, and none reaches over the end of its row.
   const bool whole_pairs = !kDot || (p.depth % 2 == 0 && p.a.ld % 2 == 0 &&
@@ -337,7 +334,7 @@ Product product_of(Mat c, Mat a, QuantizedStack b, bool transpose_b, float beta)
 }  // namespace
 
 size_t gemm_scratch(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b) {
-  if (is_few_rows(c, transpose_a, transpose_b)) return 0;
+  if (is_few_rows(c, transpose_a, transpose_b)) return few_rows_scratch(a);
   return scratch_of(product_of(c, a, transpose_a, b, transpose_b, 0));
 }
 
@@ -345,13 +342,13 @@ void gemm(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta,
           void* scratch) {
   const Product p = product_of(c, a, transpose_a, b, transpose_b, beta);
   if (!empty(p) && is_few_rows(c, transpose_a, transpose_b)) {
-    return few_rows(c, a, b, p.add);
+    return few_rows(c, a, b, p.add, scratch);
   }
   run(p, scratch);
 }
 
 size_t gemm_quantized_scratch(Mat c, Mat a, QuantizedStack b, bool transpose_b) {
-  if (is_few_rows(c, false, transpose_b)) return few_rows_scratch(a);
+  if (is_few_rows(c, false, transpose_b)) return few_rows_quantized_scratch(a);
   return scratch_of(product_of(c, a, b, transpose_b, 0));
 }
 

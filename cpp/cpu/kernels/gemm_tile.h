@@ -17,6 +17,12 @@ inline constexpr int kGemmRows = 6, kGemmVectors = 2;
 inline constexpr int kGemmRows = 4, kGemmVectors = 2;
 #endif
 
+/// Units of a block of the depth: a panel takes at most 288 KiB with AVX-512.
+S2FT_INLINE int64_t depth_block(int64_t units) {
+  constexpr int64_t kMost = 1536;
+  return ceil_div(units, ceil_div(units, kMost));
+}
+
 /// Where a tile's sums go: c = sums + what `before` holds + (add) what c held.
 template <class Out>
 struct TileTarget {

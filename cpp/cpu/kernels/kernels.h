@@ -18,6 +18,7 @@ struct Kernels {
   void (*gather_rows)(Mat y, Mat x, const int32_t* rows);
   void (*gather_cols)(Mat y, Mat x, const int32_t* cols);
   void (*scatter_add_rows)(Mat y, Mat x, const int32_t* rows);
+  void (*scatter_rows)(Mat y, Mat x, const int32_t* rows);
   void (*permute_cols)(Mat x, const int32_t* order, void* scratch);  // one row a thread
   void (*add_bias)(Mat y, Mat bias);
   void (*sum_rows)(Mat sum, Mat x);
@@ -62,6 +63,9 @@ struct Kernels {
   size_t (*gemm_quantized_scratch)(Mat c, Mat a, QuantizedStack b, bool transpose_b);
   void (*gemm_quantized)(Mat c, Mat a, QuantizedStack b, bool transpose_b, float beta,
                          void* scratch);
+  // Bytes of scratch that adapters take for each thread.
+  size_t (*add_adapters_scratch)(Mat y, const AdapterRows* groups, int count);
+  void (*add_adapters)(Mat y, Mat x, const AdapterRows* groups, int count, void* scratch);
   // y = the rows and columns of x from (row, col) on
   void (*dequantize)(Mat y, QuantizedStack x, int64_t row, int64_t col);
   // Multiply-adds between registers, by one thread; returns how many floating-point

@@ -19,6 +19,7 @@ double sum_of_squares(Mat x, double* partial);
 void gather_rows(Mat y, Mat x, const int32_t* rows);
 void gather_cols(Mat y, Mat x, const int32_t* cols);
 void scatter_add_rows(Mat y, Mat x, const int32_t* rows);
+void scatter_rows(Mat y, Mat x, const int32_t* rows);
 void permute_cols(Mat x, const int32_t* order, void* scratch);
 // rms_norm.cpp
 void rms_norm(Mat y, Mat x, Mat w, float eps);
@@ -51,9 +52,13 @@ void adamw(const AdamW& update);
 double register_products(bool dot, int64_t rounds);
 // few_rows.cpp
 bool is_few_rows(Mat c, bool transpose_a, bool transpose_b);
-void few_rows(Mat c, Mat a, Mat b, bool add);
 size_t few_rows_scratch(Mat a);
+void few_rows(Mat c, Mat a, Mat b, bool add, void* scratch);
+size_t few_rows_quantized_scratch(Mat a);
 void few_rows_quantized(Mat c, Mat a, QuantizedStack b, bool add, void* scratch);
+// adapter_rows.cpp
+size_t add_adapters_scratch(Mat y, const AdapterRows* groups, int count);
+void add_adapters(Mat y, Mat x, const AdapterRows* groups, int count, void* scratch);
 // dequantize.cpp
 void dequantize(Mat y, QuantizedStack x, int64_t row, int64_t col);
 // vectors.cpp

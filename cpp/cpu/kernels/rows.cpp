@@ -53,6 +53,15 @@ void scatter_add_rows(Mat y, Mat x, const int32_t* rows) {
   });
 }
 
+void scatter_rows(Mat y, Mat x, const int32_t* rows) {
+  const size_t bytes = size_t(x.cols) * dtype_size(x.dtype);
+  split(x.rows, x.count(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::memcpy(y.row_range(rows[i], 1).data, x.row_range(i, 1).data, bytes);
+    }
+  });
+}
+
 void permute_cols(Mat x, const int32_t* order, void* scratch) {
   const size_t row_bytes = size_t(x.cols) * dtype_size(x.dtype);
   auto run = [&](auto* type) {

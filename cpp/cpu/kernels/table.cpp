@@ -12,6 +12,7 @@ const Kernels& kernels() {
       gather_rows,
       gather_cols,
       scatter_add_rows,
+      scatter_rows,
       permute_cols,
       add_bias,
       sum_rows,
@@ -40,6 +41,8 @@ const Kernels& kernels() {
       gemm,
       gemm_quantized_scratch,
       gemm_quantized,
+      add_adapters_scratch,
+      add_adapters,
       dequantize,
       register_products,
   };

@@ -33,6 +33,19 @@ S2FT_INLINE vi lanes_in(Span span, int64_t v) {
   return (lane >= int32_t(span.begin)) & (lane < int32_t(span.end));
 }
 
+/// Rows of k and v that lie behind one another.
+struct KeyRows {
+  int64_t row, count;
+};
+
+/// Where keys [key, key + n) of a sequence begin, and how many of them follow there.
+S2FT_INLINE KeyRows key_rows(const Sequences& s, int sequence, int64_t key, int64_t n) {
+  if (!s.pages) return {s.k_begin[sequence] + key, n};
+  const int64_t page = s.pages[s.page_begin[sequence] + key / s.page_rows];
+  const int64_t inside = key % s.page_rows;
+  return {page * s.page_rows + inside, min_of(n, s.page_rows - inside)};
+}
+
 /// Query heads in runs that share a key/value head.
 struct HeadRuns {
   int32_t* order;  // [heads] query heads, by key/value head
