@@ -19,8 +19,14 @@ export function casesOf({ models, methods, shapes, python, device, steps }) {
     const rest = fitting.filter((method) => !central.has(method))
     shapes.forEach(({ batch, sequence }, s) => {
       const whole = m === 0 && s === 0
-      const parts = whole ? [[0, fitting]] : [[m === 0 ? 1 : 2, first], [3, rest]]
-      for (const [turn, own] of parts) if (own.length > 0) made.push({ turn, model, own, batch, sequence })
+      const parts = whole
+        ? [[0, fitting]]
+        : [
+            [m === 0 ? 1 : 2, first],
+            [3, rest],
+          ]
+      for (const [turn, own] of parts)
+        if (own.length > 0) made.push({ turn, model, own, batch, sequence })
     })
   })
   return made

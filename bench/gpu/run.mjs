@@ -42,7 +42,9 @@ function options() {
     const sizes = shapes.map(([, batch, sequence]) => ({ batch, sequence }))
     return { ...values, only, minutes, shapes: sizes }
   } catch (error) {
-    return fail(`${error.message}\nusage: see the head of bench/gpu/run.mjs, and bench/gpu/README.md`)
+    return fail(
+      `${error.message}\nusage: see the head of bench/gpu/run.mjs, and bench/gpu/README.md`,
+    )
   }
 }
 
@@ -86,14 +88,24 @@ function build() {
 function check() {
   if (!cuda) return log.note('check: skipped, no CUDA device was asked for')
   const env = { S2FT_CUDA_LIBRARY: cudaLibrary(join(root, 'build/Release')) }
-  const tests = ['cuda_conformance_test', 'cuda_attention_test', 'cuda_model_test']
+  const tests = [
+    'cuda_conformance_test',
+    'cuda_attention_test',
+    'cuda_model_test',
+    'cuda_decoder_test',
+  ]
   for (const test of tests) log.run(test, [join(testFolder, test)], { env, mayFail: true })
   if (capture('compute-sanitizer', ['--version']).status !== 0) {
     return log.note('compute-sanitizer: skipped, it is not installed')
   }
   // Kernels under it run some hundred times slower: the tests of small shapes.
   for (const tool of ['memcheck', 'racecheck']) {
-    for (const part of ['small_and_odd', 'rms_norm_of_zeros', 'cross_entropy_of_extreme', 'adamw']) {
+    for (const part of [
+      'small_and_odd',
+      'rms_norm_of_zeros',
+      'cross_entropy_of_extreme',
+      'adamw',
+    ]) {
       const command = ['compute-sanitizer', '--tool', tool, '--error-exitcode', '9']
       command.push(join(testFolder, 'cuda_conformance_test'), part)
       log.run(`compute-sanitizer ${tool}, ${part}`, command, { env, mayFail: true, limit: 30 })

@@ -74,8 +74,7 @@ Opened open() {
     break;
   }
   if (!opened.library) {
-    report.problem = "the CUDA backend could not be loaded (tried " +
-                     list(report.tried) +
+    report.problem = "the CUDA backend could not be loaded (tried " + list(report.tried) +
                      "): on a machine with nvcc run npm run build:cuda in a clone of the "
                      "repository";
     return opened;

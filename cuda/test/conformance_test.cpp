@@ -1,5 +1,5 @@
-// The op conformance suite, attention over whole sequences apart, on CUDA: on an emulated device, or on the
-// real one where there is one.
+// The op conformance suite, attention over whole sequences apart, on CUDA: on an emulated
+// device, or on the real one where there is one.
 #include "cuda/test/backends.h"
 #include "test/conformance/elementwise.h"
 #include "test/conformance/linear_cross_entropy.h"

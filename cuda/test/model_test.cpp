@@ -1,12 +1,8 @@
-// Models on CUDA against the same models on the CPU: loading, inference, training by every
-// method, quantized bases, adapters and saved state. On an emulated device, whose memory
-// the host cannot touch, and on the real one where there is one.
-#include <cstdio>
-
+// Models on CUDA against the same models on the CPU: loading, inference, training by
+// every method, quantized bases, adapters and saved state. On an emulated device, whose
+// memory the host cannot touch, and on the real one where there is one.
 #include "adapter/fusion.h"
-#include "cuda/test/backends.h"
-#include "model/load.h"
-#include "test/tuner_fixture.h"
+#include "cuda/test/checkpoint.h"
 
 using namespace s2ft;
 using namespace s2ft::test;
@@ -16,38 +12,6 @@ const std::vector<NamedBackend>& s2ft::test::backends_under_test() {
 }
 
 namespace {
-
-std::shared_ptr<Backend> cpu() {
-  CpuOptions options;
-  options.threads = 1;
-  return make_cpu_backend(options);
-}
-
-std::shared_ptr<Backend> gpu() {
-  return cuda_backends()[0].backend;
-}
-
-/// A checkpoint on disk, and models loaded from it.
-class Checkpoint {
- public:
-  explicit Checkpoint(ModelConfig config = tiny_config()) : config_(std::move(config)) {
-    const auto model = tiny_model(config_, DType::f32);
-    std::vector<std::pair<std::string, std::string>> names;
-    for (const TensorPlace& t : model->tensors) names.emplace_back(t.name, "F32");
-    save_tensors(*model, path_, names, {});
-  }
-  ~Checkpoint() { std::remove(path_.c_str()); }
-
-  std::shared_ptr<Model> load(std::shared_ptr<Backend> backend,
-                              Quantization kind = Quantization::none,
-                              DType dtype = DType::f32) const {
-    return load_model(config_, {path_}, dtype, std::move(backend), kind);
-  }
-
- private:
-  std::string path_ = temporary("cuda-model.safetensors");
-  ModelConfig config_;
-};
 
 /// |got - want| within `relative` of the largest number of `want`.
 void check_same(const std::vector<float>& got, const std::vector<float>& want,
@@ -60,8 +24,9 @@ void check_same(const std::vector<float>& got, const std::vector<float>& want,
     if (std::isnan(got[i]) != std::isnan(want[i])) worst = HUGE_VAL;
   }
   if (!(worst <= relative * largest))
-    fail(__FILE__, __LINE__, what + ": differ by " + std::to_string(worst) + ", the largest is " +
-                                 std::to_string(largest));
+    fail(__FILE__, __LINE__,
+         what + ": differ by " + std::to_string(worst) + ", the largest is " +
+             std::to_string(largest));
 }
 
 ModelConfig rich_config() {
@@ -184,7 +149,8 @@ TEST(every_method_trains_as_on_the_cpu) {
 TEST(every_recomputation_trains_as_on_the_cpu) {
   const Checkpoint checkpoint(rich_config());
   for (Recompute recompute : {Recompute::none, Recompute::block})
-    for (const NamedMethod& m : {NamedMethod{"s2ft", s2ft_method()}, {"full", full_method()}})
+    for (const NamedMethod& m :
+         {NamedMethod{"s2ft", s2ft_method()}, {"full", full_method()}})
       check_training(checkpoint.load(gpu()), checkpoint.load(cpu()), m, recompute, 1e-4);
 }
 
@@ -194,8 +160,9 @@ TEST(methods_beside_quantized_bases_train_as_on_the_cpu) {
     const auto a = checkpoint.load(gpu(), kind), b = checkpoint.load(cpu(), kind);
     CHECK(fingerprint(*a) == fingerprint(*b));
     check_same(logits_of(*a), logits_of(*b), 1e-5, "quantized logits");
-    for (const NamedMethod& m :
-         {NamedMethod{"s2ft", s2ft_method()}, {"lora", lora_method()}, {"dora", dora_method()}})
+    for (const NamedMethod& m : {NamedMethod{"s2ft", s2ft_method()},
+                                 {"lora", lora_method()},
+                                 {"dora", dora_method()}})
       check_training(checkpoint.load(gpu(), kind), checkpoint.load(cpu(), kind), m,
                      Recompute::selective, 1e-4);
   }
@@ -205,8 +172,9 @@ TEST(state_saved_on_cuda_continues_bit_by_bit) {
   const Checkpoint checkpoint;
   const TinyData data = tiny_data({9, 6}, tiny_config().vocab_size);
   const std::string path = temporary("cuda-state.safetensors");
-  for (const NamedMethod& m :
-       {NamedMethod{"s2ft", s2ft_method()}, {"lora", lora_method()}, {"lisa", lisa_method()}}) {
+  for (const NamedMethod& m : {NamedMethod{"s2ft", s2ft_method()},
+                               {"lora", lora_method()},
+                               {"lisa", lisa_method()}}) {
     Tuner whole(checkpoint.load(gpu()), m.method, {}, Recompute::selective);
     whole.step({data.samples()}, 1e-3);
     whole.save_state(path, {});
@@ -215,7 +183,8 @@ TEST(state_saved_on_cuda_continues_bit_by_bit) {
     resumed.load_state(path);
     resumed.step({data.samples()}, 1e-3);
     for (size_t i = 0; i < whole.parameters().size(); ++i)
-      CHECK(whole.values(*whole.parameters()[i]) == resumed.values(*resumed.parameters()[i]));
+      CHECK(whole.values(*whole.parameters()[i]) ==
+            resumed.values(*resumed.parameters()[i]));
   }
   std::remove(path.c_str());
 }

@@ -62,7 +62,10 @@ export function benchGrowthCommand(): Command {
 
 async function run(options: Options & CommonOptions, out: Output): Promise<void> {
   if (options.device === 'cuda') {
-    throw new S2FTError('DEVICE_UNAVAILABLE', 'device cuda: bench growth measures the cpu backend only')
+    throw new S2FTError(
+      'DEVICE_UNAVAILABLE',
+      'device cuda: bench growth measures the cpu backend only',
+    )
   }
   const { makeAxes } = await import('../../bench/growth-axes.js')
   const { runAxis } = await import('../../bench/growth-run.js')

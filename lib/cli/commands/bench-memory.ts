@@ -71,7 +71,10 @@ export function benchMemoryCommand(): Command {
 
 async function run(options: Options & CommonOptions, out: Output): Promise<void> {
   if (options.device === 'cuda') {
-    throw new S2FTError('DEVICE_UNAVAILABLE', 'device cuda: bench memory measures the cpu backend only')
+    throw new S2FTError(
+      'DEVICE_UNAVAILABLE',
+      'device cuda: bench memory measures the cpu backend only',
+    )
   }
   const { runRounds } = await import('../../bench/run.js')
   const { summariseMemory } = await import('../../bench/memory.js')
