@@ -147,6 +147,7 @@ const steps = { build, check, measure }
 try {
   for (const part of parts) if (asked.only.includes(part)) await steps[part]()
 } catch (error) {
+  log.failed ||= 1
   log.note(error.message)
 } finally {
   rmSync(scratch, { recursive: true, force: true })

@@ -43,7 +43,7 @@ export class Log {
   run(name, [command, ...args], { env = {}, mayFail = false, limit = Infinity } = {}) {
     this.note(name)
     const begun = this.clock.spent()
-    const timeout = Math.max(1, Math.min(limit, this.clock.left())) * 1000
+    const timeout = Math.ceil(Math.max(1, Math.min(limit, this.clock.left())) * 1000)
     const result = spawnSync(command, args, {
       cwd: root,
       env: { ...process.env, ...env },
