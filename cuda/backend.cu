@@ -15,8 +15,8 @@ namespace {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(std::shared_ptr<Context> context) : context_(std::move(context)) {
-    arithmetic_ = std::string(context_->products().has_library() ? "cublasLt" : "tiled") +
-                  "/sm" + std::to_string(context_->capability());
+    arithmetic_ =
+        context_->products().name() + "/sm" + std::to_string(context_->capability());
   }
 
   const char* arithmetic() const override { return arithmetic_.c_str(); }

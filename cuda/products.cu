@@ -93,6 +93,10 @@ Products::~Products() {
   context_.give_back(workspace_, kWorkspaceBytes);
 }
 
+std::string Products::name() const {
+  return handle_ ? "cublasLt-" + std::to_string(api_.version()) : "tiled";
+}
+
 size_t Products::workspace_bytes() {
   return kWorkspaceBytes + size_t(kPanelBytes);
 }

@@ -29,7 +29,8 @@ class Products {
   void matmul(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_b, float beta);
   /// Dequantizes a panel of b at a time, in the context's scratch, and multiplies it.
   void matmul_quantized(Mat c, Mat a, QuantizedStack b, bool transpose_b, float beta);
-  bool has_library() const { return handle_ != nullptr; }
+  /// Who multiplies: the library with its version, or "tiled".
+  std::string name() const;
   /// Bytes that products hold or take as scratch.
   static size_t workspace_bytes();
 
