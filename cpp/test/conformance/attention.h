@@ -161,7 +161,9 @@ TEST(attention_after_cached_keys) {
 TEST(attention_of_few_queries_and_many_keys) {
   for_each_attention([](const NamedBackend& b, DType t) {
     for (int window : {0, 100, 700}) {
-      check_attention(b, Problem(6, 2, 64, window, {1, 4, 1, 16}, 2000), t, 0);
+      check_attention(b, Problem(6, 2, 64, window, {1, 4, 1, 16}, long_length(2000)), t,
+                      0);
+      if (brief_attention()) continue;
       check_attention(b, Problem(3, 3, 40, window, {1, 17, 2}, 1500), t, 8);
     }
     check_attention(b, Problem(4, 1, 64, 0, {2, 1}, 1800), t, 0, 1, false);
@@ -225,7 +227,7 @@ TEST(attention_repeats_its_bits) {
       const int64_t wide = p.heads * p.head_dim, narrow = p.kv_heads * p.head_dim;
       Device dd(b, t, random(p.rows, wide, t));
       std::vector<Host> first;
-      for (int repeat = 0; repeat < 3; ++repeat) {
+      for (int repeat = 0; repeat < 2; ++repeat) {
         Device o(b, t, p.rows, wide), lse(b, DType::f32, p.rows, p.heads);
         Device dq(b, t, p.rows, wide), dk(b, t, p.rows, narrow), dv(b, t, p.rows, narrow);
         b.attention(o, lse, in.dq, in.dk, in.dv, p.sequences(), p.shape());
