@@ -245,18 +245,21 @@ TEST(loreft_decodes_as_it_scores) {
   Fusion fusion(model);
   fusion.fuse("a", adapter);
   const std::vector<int32_t> prompt = {3, 1, 30, 9, 9, 2, 17};
-  Decoder decoder(model, 2, 24);
-  Sampling greedy;
-  greedy.temperature = 0;
-  // Another slot beside it must not move the positions.
-  const auto first = decoder.append({{1, {5, 6}, greedy}, {0, prompt, greedy}});
+  Decoder decoder(model, 2, 16);
+  SequenceOptions sequence, other;
+  sequence.prompt = int32_t(prompt.size());
+  other.prompt = 2;
+  decoder.open(0, sequence);
+  decoder.open(1, other);
+  // Another sequence beside it must not move the positions.
+  const auto first = decoder.pass({{1, {5, 6}, {0}}, {0, prompt, {1}}});
   std::vector<int32_t> tokens = prompt;
-  std::vector<float> found = {first[1].log_prob};
-  tokens.push_back(first[1].token);
+  std::vector<float> found = {first[1].sampled.log_prob};
+  tokens.push_back(first[1].sampled.token);
   for (int i = 0; i < 6; ++i) {
-    const auto next = decoder.append({{0, {tokens.back()}, greedy}});
-    found.push_back(next[0].log_prob);
-    tokens.push_back(next[0].token);
+    const auto next = decoder.pass({{0, {tokens.back()}}});
+    found.push_back(next[0].sampled.log_prob);
+    tokens.push_back(next[0].sampled.token);
   }
   std::vector<int32_t> labels = tokens;
   std::fill(labels.begin(), labels.begin() + int64_t(prompt.size()), -100);
