@@ -71,9 +71,9 @@ struct AdamW {
 /// Memory of a device of its own; all zero where that is the host's.
 struct DeviceMemory {
   size_t total = 0;
-  size_t used = 0;        // by anybody
-  size_t held = 0;        // by this backend
-  size_t peak = 0;        // of held, since reset_peak_memory()
+  size_t used = 0;  // by anybody
+  size_t held = 0;  // by this backend
+  size_t peak = 0;  // of held, since reset_peak_memory()
 };
 
 class Backend {

@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { capture, fail, root } from './process.mjs'
 
-const minimumMajor = 12
+/** The first that knows compute capability 10.0. */
+const minimum = [12, 8]
 
 /** The path of nvcc: on PATH, under CUDA_HOME or CUDA_PATH, or in CUDA's usual folder. */
 export function findNvcc() {
@@ -12,7 +13,9 @@ export function findNvcc() {
   for (const path of candidates) {
     const { status, stdout } = capture(path, ['--version'])
     const version = /release (\d+)\.(\d+)/.exec(stdout)
-    if (status === 0 && version) return { path, major: Number(version[1]), release: version[0] }
+    if (status === 0 && version) {
+      return { path, version: [Number(version[1]), Number(version[2])] }
+    }
   }
   return undefined
 }
@@ -20,9 +23,10 @@ export function findNvcc() {
 /** nvcc's path; ends the process with remedies where there is none or an old one. */
 export function requireNvcc() {
   const nvcc = findNvcc()
-  if (nvcc && nvcc.major >= minimumMajor) return nvcc.path
+  const [major, minor] = nvcc?.version ?? [0, 0]
+  if (major > minimum[0] || (major === minimum[0] && minor >= minimum[1])) return nvcc.path
   return fail(
-    `${nvcc ? `nvcc of CUDA ${minimumMajor} or newer is needed, found ${nvcc.release} at ${nvcc.path}` : 'nvcc was not found on PATH, under CUDA_HOME or in /usr/local/cuda'}:\n` +
+    `${nvcc ? `nvcc of CUDA ${minimum.join('.')} or newer is needed, found ${major}.${minor} at ${nvcc.path}` : 'nvcc was not found on PATH, under CUDA_HOME or in /usr/local/cuda'}:\n` +
       "  1. Debian/Ubuntu, with NVIDIA's package repository: apt-get install cuda-nvcc-13-0\n" +
       '  2. elsewhere: https://developer.nvidia.com/cuda-downloads (the toolkit; no GPU is needed)\n' +
       'the CPU backend needs none of it: npm run build',
