@@ -2,13 +2,16 @@
 // the arena of activations; keeps the model alive. Not thread-safe: one thread at a time.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "distributed/communicator.h"
 #include "model/transformer.h"
 #include "tune/choice.h"
 #include "tune/galore_part.h"
@@ -53,7 +56,9 @@ struct OptimizerSpec {
 
 struct StepResult {
   double loss = 0, grad_norm = 0;
-  int64_t tokens = 0;
+  int64_t tokens = 0;       // trained ones, of all ranks
+  int64_t inputs = 0;       // all tokens, of all ranks
+  bool stop_asked = false;  // by any rank: all of them learn it in the same step
 };
 
 struct MemoryPlan {
@@ -79,6 +84,16 @@ class Tuner {
         const OptimizerSpec& optimizer, Recompute recompute);
   ~Tuner();
   Tuner(const Tuner&) = delete;
+
+  /// From now on this is one of several ranks with the same model and method: steps and
+  /// gradients are of the samples of all of them together (a rank may have none), places
+  /// that data choose are rank 0's. What fails here, fails on all ranks with RANK_FAILED;
+  /// weights and moments are then as before the step.
+  void join(std::shared_ptr<Communicator> ranks) { ranks_ = std::move(ranks); }
+  /// Of all parameters that train now: what ranks exchange in a step.
+  int64_t gradient_values() const;
+  /// Asks all ranks to stop after the step in flight; they find it in its result.
+  std::atomic<bool> stop_asked{false};
 
   /// LISA: those that train now; a step may exchange them.
   const std::vector<Parameter*>& parameters() const { return parameters_; }
@@ -168,12 +183,18 @@ class Tuner {
       const std::vector<std::vector<int32_t>>& places) const;
   size_t calibration_bytes();
   void require_choice() const;
-  /// LoReFT. Throws INVALID_ARGUMENT where nothing would be changed.
-  void require_prompt(const std::vector<Batch>& batches) const;
+  static int64_t count_prompts(const std::vector<Batch>& batches);
+  /// Throws INVALID_ARGUMENT where a step would change nothing: without trained tokens,
+  /// and LoReFT without a prompt.
+  void require_work(int64_t tokens, int64_t prompts) const;
   void build_lisa(const LisaOptions& options);
   /// LISA: trains this period's layers, from fresh optimizer state, instead of the
   /// last's.
   void enter_period(int64_t period);
+  /// LISA: that of the last of so many steps.
+  int64_t period_of(int64_t steps) const {
+    return std::max<int64_t>(0, steps - 1) / lisa_.interval;
+  }
   /// LISA: weights of layers that do not train now; earlier periods may have changed
   /// them.
   std::vector<const TensorPlace*> resting_weights() const;
@@ -201,13 +222,42 @@ class Tuner {
   /// forward_backward() with whatever parts are hooked in.
   double accumulate(const std::vector<std::vector<Sample>>& micro_batches,
                     int64_t& tokens, const std::atomic<bool>* stop);
-  double micro_step(const Batch& batch, int micro, float gradient_scale,
+  /// Which micro-batches of a step are worked on here: rank, rank + size, ...
+  struct Share {
+    int rank = 0, size = 1;
+  };
+  std::vector<Batch> pack_all(
+      const std::vector<std::vector<Sample>>& micro_batches) const;
+  /// Adds gradient_scale times the gradient of the sum of losses; returns that sum.
+  double run(const std::vector<Batch>& batches, float gradient_scale, Share share,
+             const std::atomic<bool>* stop);
+  double micro_step(const Batch& batch, int micro, Share share, float gradient_scale,
                     const std::atomic<bool>* stop);
+  /// Gradients of the mean loss over the samples of all ranks.
+  StepResult all_gradients(const std::vector<std::vector<Sample>>& micro_batches,
+                           const std::atomic<bool>* stop);
+  struct Totals;
+  Totals sum_over_ranks(const std::vector<std::vector<Sample>>& micro_batches,
+                        const std::atomic<bool>* stop);
+  /// Replaces gradients, and totals, by their sums over ranks.
+  void sum_gradients(double* totals, size_t count);
+  /// Others learn of an error on this rank.
+  void telling_ranks(const std::function<void()>& work);
+  /// GaLore: every rank gets the projections that rank 0 has made.
+  void share_projections();
+  bool renewing() const {
+    return kind_ == MethodSpec::Kind::galore && step_ % galore_.interval == 0;
+  }
+  /// Places that data chose become rank 0's.
+  void share_places();
+  void choose_places(const std::vector<std::vector<Sample>>& micro_batches,
+                     const std::atomic<bool>* stop);
   ActivationRequest training_request(int64_t tokens, int64_t trained,
                                      int64_t samples) const;
   void prepare_arena(const ActivationRequest& request);
 
   std::shared_ptr<Model> model_;
+  std::shared_ptr<Communicator> ranks_;  // empty: this is all there is
   OptimizerSpec optimizer_;
   Recompute recompute_;
   MethodSpec::Kind kind_;

@@ -1,7 +1,12 @@
 // A whole training run, as a stream of events.
+import { requireAgreement } from '../distributed/agreement.js'
+import { endFailedRun } from '../distributed/failure.js'
+import type { Job } from '../distributed/job.js'
 import { S2FTError } from '../errors.js'
 import { calibrationShare } from '../method/types.js'
-import type { NativeMemoryPlan } from '../native/binding.js'
+import type { Model } from '../model/model.js'
+import type { NativeMemoryPlan, NativeParameter } from '../native/binding.js'
+import { native } from '../native/load.js'
 import { RunBatches } from './batches.js'
 import { trainingBudget } from './budget.js'
 import { adapterFingerprint, dataFingerprint, prepareData, requirePrompts } from './data.js'
@@ -15,10 +20,11 @@ import {
   requireSameMachine,
   requireSameRun,
   runSignature,
+  sharedMachine,
   type TrainerState,
 } from './state.js'
 import type { Trainer } from './trainer.js'
-import type { FitOptions, PlanEvent, TrainEvent, TrainingData } from './types.js'
+import type { Exchange, FitOptions, PlanEvent, TrainEvent, TrainingData } from './types.js'
 
 function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(2)} GB`
@@ -45,8 +51,9 @@ class Progress {
     private readonly batches: RunBatches,
   ) {}
 
+  /** Micro-batches of the next step that are this rank's. */
   next() {
-    return this.batches.epoch(this.state.epoch)[this.state.stepInEpoch]!
+    return this.batches.mine(this.batches.epoch(this.state.epoch)[this.state.stepInEpoch]!)
   }
 
   advance(inputTokens: number): void {
@@ -67,15 +74,50 @@ class Progress {
   }
 }
 
+/** Bytes that a rank sends in a step to add gradients up: see Communicator::sum. */
+function exchange(job: Job, model: Model, parameters: readonly NativeParameter[]): Exchange {
+  const values = parameters.reduce((sum, { shape }) => sum + shape.reduce((n, m) => n * m, 1), 0)
+  const sent = (count: number) => Math.round((8 * count * (job.size - 1)) / job.size)
+  return {
+    ranks: job.size,
+    library: job.library,
+    bytesPerStep: sent(values),
+    fullBytesPerStep: sent(model.parameters),
+  }
+}
+
+/** What is left to do for a run of several ranks when one fails; nothing before its first step. */
+interface Rescue {
+  checkpoint(): Promise<string | undefined>
+}
+
 /** @internal The events of Trainer.fit. `setStep` tells the trainer where a resumed run stands. */
 export async function* fitRun(
   trainer: Trainer,
   session: Session,
   data: TrainingData,
-  { signal, resume, allowDifferentMachine = false }: FitOptions,
+  options: FitOptions,
   setStep: (step: number) => void,
 ): AsyncGenerator<TrainEvent, void> {
+  const { job } = session.settings
+  const rescue: Rescue = { checkpoint: async () => undefined }
+  try {
+    yield* train(trainer, session, data, options, setStep, rescue)
+  } catch (error) {
+    throw job ? await endFailedRun(job, error, () => rescue.checkpoint()) : error
+  }
+}
+
+async function* train(
+  trainer: Trainer,
+  session: Session,
+  data: TrainingData,
+  { signal, resume, allowDifferentMachine = false }: FitOptions,
+  setStep: (step: number) => void,
+  rescue: Rescue,
+): AsyncGenerator<TrainEvent, void> {
   const { model, settings } = session
+  const { job } = settings
   const started = performance.now()
   const files = new RunFiles(session, settings.outputDir)
   const point = await files.resumePoint(resume)
@@ -122,16 +164,26 @@ export async function* fitRun(
     ...point?.state,
     totalSteps,
     run,
-    machine: machineOf(model),
+    machine: machineOf(model, job?.size ?? 1),
   }
   const progress = new Progress(state, batches)
+  if (job) {
+    const { step } = state
+    await requireAgreement(job, {
+      version: native().version,
+      ...run,
+      ...sharedMachine(model),
+      step,
+    })
+  }
   if (point) {
     requireSameRun(point.state, run, point.path)
-    const differences = machineDifferences(point.state, model)
+    const differences = machineDifferences(point.state, model, job?.size ?? 1)
     if (!allowDifferentMachine) requireSameMachine(differences, point.path)
     for (const { message } of differences) yield { type: 'warning', message }
   }
-  const available = settings.memoryLimit ?? availableMemory()
+  const available =
+    settings.memoryLimit ?? availableMemory('/proc', '/sys/fs/cgroup', job?.hostSize)
   const planned: PlanEvent = {
     type: 'plan',
     ...plan,
@@ -141,10 +193,19 @@ export async function* fitRun(
     stepsPerEpoch: batches.stepsPerEpoch,
     samples: samples.length,
     step: state.step,
+    ...(job && { distributed: exchange(job, model, parameters) }),
   }
   requireMemory(plan, available)
   if (point) await files.restore(point)
   setStep(state.step)
+  const before = state.step
+  rescue.checkpoint = async () =>
+    state.step > before ? files.checkpoint(state, true) : point?.path
+  // With several ranks a wish to stop takes effect once all of them know of it.
+  let stopAsked = false
+  const askStop = () => session.askStop()
+  if (job && signal?.aborted) askStop()
+  if (job) signal?.addEventListener('abort', askStop)
   try {
     await files.openMetrics(point ? state.step : -1)
     yield planned
@@ -158,9 +219,12 @@ export async function* fitRun(
       const seconds = (performance.now() - before) / 1000
       return { type: 'eval', step: state.step, epoch: progress.epoch, ...result, seconds }
     }
-    while (state.step < totalSteps && !signal?.aborted) {
+    while (state.step < totalSteps && !(job ? stopAsked : signal?.aborted)) {
       const before = performance.now()
-      const result = await trainer.takeStep(progress.next(), learningRateAt(schedule, state.step))
+      const sentBefore = job?.native.bytesSent ?? 0
+      const rate = learningRateAt(schedule, state.step)
+      const { stopAsked: stop, ...result } = await trainer.takeStep(progress.next(), rate)
+      stopAsked = stop
       const seconds = (performance.now() - before) / 1000
       progress.advance(result.inputTokens)
       const tokensPerSecond = result.inputTokens / seconds
@@ -172,6 +236,7 @@ export async function* fitRun(
         epoch,
         tokensPerSecond,
         seconds,
+        ...(job && { bytesSent: job.native.bytesSent - sentBefore }),
       }
       const last = state.step >= totalSteps
       if (last || state.step % settings.loggingSteps === 0) await files.log(event)
@@ -196,6 +261,7 @@ export async function* fitRun(
     const end = { type: 'end', step: state.step, epoch: progress.epoch, seconds } as const
     yield path === undefined ? end : { ...end, path }
   } finally {
+    signal?.removeEventListener('abort', askStop)
     await files.close()
   }
 }

@@ -106,6 +106,14 @@ export class Session {
     )
   }
 
+  /** Asks all ranks to stop after the step in flight: its result says so. */
+  askStop(): void {
+    this.opening?.then(
+      (trainer) => trainer.askStop(),
+      () => {},
+    )
+  }
+
   /** Takes the tuned weights out of the model; the next step puts them in again. */
   async detach(): Promise<void> {
     if (this.opening && !this.disposing && !changesBase(this.settings.method)) {
@@ -149,6 +157,7 @@ export class Session {
         weightDecay: settings.weightDecay,
         maxGradNorm: settings.maxGradNorm,
         recompute: settings.recompute,
+        ...(settings.job && { job: settings.job.native }),
       })
       const byData = calibrationShare(settings.method) !== undefined
       this.choicePending = byData && !adapter

@@ -64,15 +64,20 @@ export class Trainer {
       },
       this.steps,
     )
-    return this.takeStep(batches, rate)
+    const { stopAsked: _, ...result } = await this.takeStep(batches, rate)
+    return result
   }
 
   /** @internal */
   async takeStep(
     batches: readonly (readonly SourcedSample[])[],
     learningRate: number,
-  ): Promise<StepResult> {
-    if (!batches.some((batch) => batch.some(({ labels }) => trainedTokens(labels) > 0))) {
+  ): Promise<StepResult & { stopAsked: boolean }> {
+    // A rank may have no part in a step.
+    if (
+      !this.options.job &&
+      !batches.some((batch) => batch.some(({ labels }) => trainedTokens(labels) > 0))
+    ) {
       throw new S2FTError(
         'INVALID_DATA',
         'samples: expected at least one trained token (a label other than -100 after the first)',
@@ -80,8 +85,7 @@ export class Trainer {
     }
     const result = await this.session.step(batches, learningRate, this.steps + 1)
     this.steps++
-    const inputTokens = batches.flat().reduce((sum, { tokens }) => sum + tokens.length, 0)
-    return { step: this.steps, learningRate, inputTokens, ...result }
+    return { step: this.steps, learningRate, ...result }
   }
 
   /**

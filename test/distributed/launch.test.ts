@@ -1,0 +1,35 @@
+// What of the environment says that a launcher started several ranks.
+import { expect, test } from 'vitest'
+import { detectLaunch, requireLaunch } from '../../lib/distributed/launch.js'
+import { joinJob } from '../../lib/index.js'
+import { rejection } from '../support/rejection.js'
+
+test('launchers are known by their variables', () => {
+  expect(detectLaunch({})).toBeUndefined()
+  expect(detectLaunch({ OMPI_COMM_WORLD_SIZE: '4', OMPI_COMM_WORLD_RANK: '1' })?.size).toBe(4)
+  expect(detectLaunch({ PMI_SIZE: '2', PMI_RANK: '0' })?.size).toBe(2)
+  expect(detectLaunch({ SLURM_NTASKS: '8', SLURM_PROCID: '3' })?.size).toBe(8)
+  // A single rank trains as a process on its own does.
+  expect(detectLaunch({ OMPI_COMM_WORLD_SIZE: '1', OMPI_COMM_WORLD_RANK: '0' })).toBeUndefined()
+  // salloc's shell and other places that only name a size.
+  expect(detectLaunch({ SLURM_NTASKS: '8' })).toBeUndefined()
+  expect(detectLaunch({ PMI_SIZE: 'many', PMI_RANK: '0' })).toBeUndefined()
+  // A step of one task inside a larger allocation.
+  const step = { SLURM_STEP_NUM_TASKS: '1', SLURM_NTASKS: '8', SLURM_PROCID: '0' }
+  expect(detectLaunch(step)).toBeUndefined()
+})
+
+test('ranks that did not find one another are told how to', () => {
+  expect(() => requireLaunch({ size: 4, variable: 'SLURM_NTASKS' }, 1)).toThrow(
+    /expected 4 ranks as SLURM_NTASKS says, found that MPI knows 1/,
+  )
+  requireLaunch({ size: 4, variable: 'SLURM_NTASKS' }, 4)
+  requireLaunch(undefined, 3)
+})
+
+test('a process on its own joins nothing', async () => {
+  expect(await joinJob()).toBeUndefined()
+  expect(await joinJob({ distributed: 'off' })).toBeUndefined()
+  const error = await rejection(() => joinJob({ distributed: 'nccl' as 'mpi' }))
+  expect(error.message).toMatch(/distributed: /)
+})
