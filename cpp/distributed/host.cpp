@@ -60,7 +60,7 @@ Place this_place() {
   const std::string host = std::string(name) + " " + read_link("/proc/self/ns/pid");
   std::snprintf(place.host, sizeof place.host, "%s", host.c_str());
   place.pid = getpid();
-  place.started = process_of(place.pid).started;
+  place.started = started_at(place.pid);
 #ifdef __linux__
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -69,6 +69,10 @@ Place this_place() {
       if (CPU_ISSET(i, &set)) place.cpus[size_t(i) / 64] |= uint64_t(1) << (i % 64);
 #endif
   return place;
+}
+
+int64_t started_at(int64_t pid) {
+  return process_of(pid).started;
 }
 
 bool has_gone(const Place& place) {

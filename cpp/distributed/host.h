@@ -17,6 +17,8 @@ struct Place {
 };
 
 Place this_place();
+/// When a process that runs here was started, in ticks since boot; 0 where there is none.
+int64_t started_at(int64_t pid);
 /// Whether the process at a place that this one can see has gone; false where it cannot
 /// be told.
 bool has_gone(const Place& place);

@@ -112,6 +112,9 @@ class MpiJob : public Job {
         post(to, send[size_t(to)], true);
       }
       wait_for(pending);
+      // A transfer out of the memory of a process that has died may end all the same.
+      for (int r = 0; r < size_ && !ending_; ++r)
+        if (r != rank_ && gone(r)) lose({r}, name(r) + " is gone");
     } catch (...) {
       for (const Transfer& transfer : pending)
         if (transfer.request) mpi_.forget(transfer.request);
@@ -154,6 +157,7 @@ class MpiJob : public Job {
   }
 
   void finish() override {
+    ending_ = true;
     barrier();
     std::lock_guard<std::mutex> lock(mutex_);
     finished_ = true;
@@ -311,7 +315,7 @@ class MpiJob : public Job {
   std::mutex mutex_;
   std::string failure_;
   std::vector<int> lost_, heard_;  // heard_: of whose own failure
-  bool done_ = false, finished_ = false;
+  bool done_ = false, ending_ = false, finished_ = false;
   std::deque<std::string> notices_;
 };
 
