@@ -41,6 +41,8 @@ class Communicator {
   /// Tells all others that this rank will not go on: their calls throw RankFailed with
   /// this text. Never throws.
   virtual void fail(const std::string& message) noexcept = 0;
+  /// Throws RankFailed if a rank is known to have failed or gone; waits for none.
+  virtual void check() = 0;
 
   /// all [size * bytes] = every rank's `mine`, in the order of ranks.
   void all_gather(void* all, const void* mine, size_t bytes);

@@ -113,13 +113,20 @@ class MpiJob : public Job {
       }
       wait_for(pending);
       // A transfer out of the memory of a process that has died may end all the same.
-      for (int r = 0; r < size_ && !ending_; ++r)
-        if (r != rank_ && gone(r)) lose({r}, name(r) + " is gone");
+      if (!ending_) require_all_here();
     } catch (...) {
       for (const Transfer& transfer : pending)
         if (transfer.request) mpi_.forget(transfer.request);
       throw;
     }
+  }
+
+  void check() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    hear();
+    require_whole();
+    if (leaving) lose({}, "the process is ending");
+    require_all_here();
   }
 
   void fail(const std::string& message) noexcept override {
@@ -182,6 +189,11 @@ class MpiJob : public Job {
   void require_whole() const {
     if (finished_) throw Error("DISPOSED", "[distributed] the job has ended");
     if (!failure_.empty()) throw RankFailed(failure_, lost_);
+  }
+
+  void require_all_here() {
+    for (int r = 0; r < size_; ++r)
+      if (r != rank_ && gone(r)) lose({r}, name(r) + " is gone");
   }
 
   void* begin(int peer, int tag, void* data, size_t bytes, bool sends) {

@@ -88,7 +88,7 @@ Napi::Value TrainerWrap::create(Napi::Env env, std::shared_ptr<ModelState> model
         if (!model.model) throw Error("DISPOSED", "the model was disposed");
         if (!model.model->tuner && model.fusion->empty()) remember_fingerprint(model);
         state->tuner = std::make_unique<Tuner>(model.model, method, optimizer, recompute);
-        if (ranks) state->tuner->join(ranks);
+        if (ranks) state->tuner->join(ranks, join_devices(*model.model->backend, *ranks));
         for (const Parameter* p : state->tuner->parameters())
           state->bytes += 4 * size_t(p->weight.count()) * sizeof(float);
         return true;

@@ -69,19 +69,32 @@ struct Trained {
   std::vector<float> values;
 };
 
+/// Stands for devices that sum among themselves.
+class GroupOfRanks : public DeviceGroup {
+ public:
+  explicit GroupOfRanks(std::shared_ptr<Communicator> ranks) : ranks_(std::move(ranks)) {}
+  void sum(float* values, size_t count, const std::function<void()>& check) override {
+    check();
+    ranks_->sum(values, count, nullptr, 0);
+  }
+
+ private:
+  std::shared_ptr<Communicator> ranks_;
+};
+
 Trained train(const MethodSpec& method, const MicroBatches& all,
-              std::shared_ptr<Communicator> ranks, DType dtype = DType::f32) {
+              std::shared_ptr<Communicator> ranks, bool devices = false) {
   // Adam divides by a gradient's size, so that where the gradient is next to nothing the
   // last bits of a sum decide a step. A large epsilon leaves rounding as small as it is.
   OptimizerSpec optimizer;
   optimizer.epsilon = 1e-2;
   optimizer.weight_decay = 0.1;
   optimizer.max_grad_norm = 0.5;
-  auto model = tiny_model(tiny_config(), dtype);
-  Tuner tuner(model, method, optimizer, Recompute::selective);
+  Tuner tuner(tiny_model(tiny_config(), DType::f32), method, optimizer,
+              Recompute::selective);
   MicroBatches mine = all;
   if (ranks) {
-    tuner.join(ranks);
+    tuner.join(ranks, devices ? std::make_unique<GroupOfRanks>(ranks) : nullptr);
     mine = share_of(all, *ranks);
   }
   tuner.calibrate(all);
@@ -101,11 +114,11 @@ Trained train(const MethodSpec& method, const MicroBatches& all,
   return out;
 }
 
-std::vector<Trained> train_by(int size, const MethodSpec& method,
-                              const MicroBatches& all) {
+std::vector<Trained> train_by(int size, const MethodSpec& method, const MicroBatches& all,
+                              bool devices = false) {
   std::vector<Trained> out(static_cast<size_t>(size));
   all_ranks(size, [&](std::shared_ptr<Communicator> ranks) {
-    out[size_t(ranks->rank())] = train(method, all, ranks);
+    out[size_t(ranks->rank())] = train(method, all, ranks, devices);
   });
   return out;
 }
@@ -198,6 +211,21 @@ TEST(a_rank_may_have_no_samples) {
       for (size_t i = 0; i < one.values.size(); ++i)
         CHECK_NEAR(rank.values[i], one.values[i], 2e-5);
   }
+}
+
+TEST(devices_that_sum_among_themselves_give_the_same_bits) {
+  const MicroBatches all = micro_batches(tiny_data({9, 5, 14, 6}, 37));
+  for (const MethodSpec& method : {s2ft_method(), lisa_method(), galore_method()}) {
+    const std::vector<Trained> by_host = train_by(2, method, all);
+    const std::vector<Trained> by_devices = train_by(2, method, all, true);
+    for (size_t r = 0; r < 2; ++r)
+      CHECK(same_bits(by_host[r].values, by_devices[r].values));
+  }
+  // The CPU backend has no such devices.
+  all_ranks(2, [](std::shared_ptr<Communicator> ranks) {
+    const auto model = tiny_model(tiny_config(), DType::f32);
+    CHECK(!join_devices(*model->backend, *ranks));
+  });
 }
 
 TEST(gradients_are_those_of_all_ranks) {

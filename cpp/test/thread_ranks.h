@@ -56,6 +56,11 @@ class ThreadRank : public Communicator {
     }
   }
 
+  void check() override {
+    std::lock_guard<std::mutex> lock(group_->mutex);
+    if (group_->failed >= 0) throw RankFailed(group_->failure, {group_->failed});
+  }
+
   void fail(const std::string& message) noexcept override {
     std::lock_guard<std::mutex> lock(group_->mutex);
     if (group_->failed < 0) {

@@ -9,6 +9,21 @@ struct Tuner::Totals {
   double loss = 0, tokens = 0, inputs = 0, prompts = 0, stops = 0;
 };
 
+std::unique_ptr<DeviceGroup> join_devices(Backend& backend, Communicator& ranks) {
+  DeviceGroups* groups = backend.groups();
+  const bool able = groups && groups->available();
+  for (const std::string& rank : ranks.all_gather(able ? "1" : ""))
+    if (rank.empty()) return nullptr;
+  const std::string mine = ranks.rank() == 0 ? groups->name() : "";
+  return groups->join(ranks.all_gather(mine)[0], ranks.rank(), ranks.size());
+}
+
+void Tuner::join(std::shared_ptr<Communicator> ranks,
+                 std::unique_ptr<DeviceGroup> devices) {
+  ranks_ = std::move(ranks);
+  devices_ = std::move(devices);
+}
+
 int64_t Tuner::gradient_values() const {
   int64_t count = 0;
   for (const Parameter* p : parameters_) count += p->gradient.count();
@@ -78,6 +93,11 @@ Tuner::Totals Tuner::sum_over_ranks(const std::vector<std::vector<Sample>>& micr
 }
 
 void Tuner::sum_gradients(double* totals, size_t count) {
+  if (devices_) {
+    // First what is small: when it has arrived, all ranks have come this far.
+    ranks_->sum(nullptr, 0, totals, count);
+    return sum_on_devices();
+  }
   Backend& backend = *model_->backend;
   const size_t values = size_t(gradient_values());
   float* const buffer = ranks_->buffer(values);
@@ -92,6 +112,28 @@ void Tuner::sum_gradients(double* totals, size_t count) {
     backend.upload(p->gradient.data, at, size_t(p->gradient.count()) * sizeof(float));
     at += p->gradient.count();
   }
+}
+
+void Tuner::sum_on_devices() {
+  Backend& backend = *model_->backend;
+  const int64_t values = gradient_values();
+  const size_t bytes = size_t(values) * sizeof(float);
+  if (summed_.bytes() < bytes) {
+    summed_.reset();
+    summed_ = backend.allocate(bytes);
+  }
+  const auto each = [&](auto body) {
+    float* at = static_cast<float*>(summed_.data());
+    for (const Parameter* p : parameters_) {
+      const Mat g = p->gradient;
+      body(mat(at, DType::f32, g.rows, g.cols), g);
+      at += g.count();
+    }
+  };
+  each([&](Mat part, Mat gradient) { backend.copy(part, gradient); });
+  devices_->sum(static_cast<float*>(summed_.data()), size_t(values),
+                [this] { ranks_->check(); });
+  each([&](Mat part, Mat gradient) { backend.copy(gradient, part); });
 }
 
 void Tuner::share_projections() {

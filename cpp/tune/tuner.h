@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/device_group.h"
 #include "core/error.h"
 #include "distributed/communicator.h"
 #include "model/transformer.h"
@@ -76,6 +77,9 @@ struct NotFinite : Error {
   int micro_batch, sample;
 };
 
+/// The group of the ranks' devices, or none where a backend has none. All ranks call it.
+std::unique_ptr<DeviceGroup> join_devices(Backend& backend, Communicator& ranks);
+
 class Tuner {
  public:
   /// Throws INVALID_ARGUMENT for a bad selection or unknown module, BUSY when the model
@@ -89,7 +93,9 @@ class Tuner {
   /// gradients are of the samples of all of them together (a rank may have none), places
   /// that data choose are rank 0's. What fails here, fails on all ranks with RANK_FAILED;
   /// weights and moments are then as before the step.
-  void join(std::shared_ptr<Communicator> ranks) { ranks_ = std::move(ranks); }
+  /// Gradients travel by `devices`, where given, else through host memory.
+  void join(std::shared_ptr<Communicator> ranks,
+            std::unique_ptr<DeviceGroup> devices = nullptr);
   /// Of all parameters that train now: what ranks exchange in a step.
   int64_t gradient_values() const;
   /// Asks all ranks to stop after the step in flight; they find it in its result.
@@ -241,6 +247,7 @@ class Tuner {
                         const std::atomic<bool>* stop);
   /// Replaces gradients, and totals, by their sums over ranks.
   void sum_gradients(double* totals, size_t count);
+  void sum_on_devices();
   /// Others learn of an error on this rank.
   void telling_ranks(const std::function<void()>& work);
   /// GaLore: every rank gets the projections that rank 0 has made.
@@ -258,6 +265,8 @@ class Tuner {
 
   std::shared_ptr<Model> model_;
   std::shared_ptr<Communicator> ranks_;  // empty: this is all there is
+  std::unique_ptr<DeviceGroup> devices_;
+  Buffer summed_;  // what devices_ sums
   OptimizerSpec optimizer_;
   Recompute recompute_;
   MethodSpec::Kind kind_;
