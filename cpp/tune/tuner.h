@@ -118,7 +118,8 @@ class Tuner {
   /// Chooses what trains by these samples where the method leaves that to data (units by
   /// activations or gradients, sparse masks by gradients); once, before the first step.
   /// Nothing to do otherwise. Holds dense scores of sparse masks, and dense gradients of
-  /// a few layers at a time for units. Throws NOT_FINITE, CANCELLED.
+  /// a few layers at a time for units. Of several ranks the first one chooses. Throws
+  /// NOT_FINITE, CANCELLED.
   void calibrate(const std::vector<std::vector<Sample>>& micro_batches,
                  const std::atomic<bool>* stop = nullptr);
   /// S2FT that waits for data: what calibrate() ranks units by, of every layer. Takes the

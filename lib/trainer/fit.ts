@@ -1,16 +1,16 @@
 // A whole training run, as a stream of events.
 import { requireAgreement } from '../distributed/agreement.js'
+import { exchangeOf } from '../distributed/exchange.js'
 import { endFailedRun } from '../distributed/failure.js'
-import type { Job } from '../distributed/job.js'
 import { S2FTError } from '../errors.js'
 import { calibrationShare } from '../method/types.js'
-import type { Model } from '../model/model.js'
-import type { NativeMemoryPlan, NativeParameter } from '../native/binding.js'
+import type { NativeMemoryPlan } from '../native/binding.js'
 import { native } from '../native/load.js'
 import { RunBatches } from './batches.js'
 import { trainingBudget } from './budget.js'
 import { adapterFingerprint, dataFingerprint, prepareData, requirePrompts } from './data.js'
 import { availableMemory } from './memory.js'
+import { Progress } from './progress.js'
 import { RunFiles } from './run-files.js'
 import { learningRateAt, type Schedule, warmupSteps } from './schedule.js'
 import type { Session } from './session.js'
@@ -24,7 +24,7 @@ import {
   type TrainerState,
 } from './state.js'
 import type { Trainer } from './trainer.js'
-import type { Exchange, FitOptions, PlanEvent, TrainEvent, TrainingData } from './types.js'
+import type { FitOptions, PlanEvent, TrainEvent, TrainingData } from './types.js'
 
 function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(2)} GB`
@@ -42,48 +42,6 @@ function requireMemory(plan: NativeMemoryPlan, available: number): void {
       "lower batchSize or maxTokensPerBatch, or set recompute: 'block'",
     { details: { ...plan, available } },
   )
-}
-
-/** The step's place in the run, and the state that a checkpoint after it holds. */
-class Progress {
-  constructor(
-    readonly state: TrainerState,
-    private readonly batches: RunBatches,
-  ) {}
-
-  /** Micro-batches of the next step that are this rank's. */
-  next() {
-    return this.batches.mine(this.batches.epoch(this.state.epoch)[this.state.stepInEpoch]!)
-  }
-
-  advance(inputTokens: number): void {
-    const { state } = this
-    state.step++
-    state.inputTokens += inputTokens
-    state.stepInEpoch++
-    if (state.stepInEpoch >= this.batches.epoch(state.epoch).length) {
-      state.epoch++
-      state.stepInEpoch = 0
-    }
-  }
-
-  /** Epochs done, as a fraction. */
-  get epoch(): number {
-    const { epoch, stepInEpoch } = this.state
-    return stepInEpoch === 0 ? epoch : epoch + stepInEpoch / this.batches.epoch(epoch).length
-  }
-}
-
-/** Bytes that a rank sends in a step to add gradients up: see Communicator::sum. */
-function exchange(job: Job, model: Model, parameters: readonly NativeParameter[]): Exchange {
-  const values = parameters.reduce((sum, { shape }) => sum + shape.reduce((n, m) => n * m, 1), 0)
-  const sent = (count: number) => Math.round((8 * count * (job.size - 1)) / job.size)
-  return {
-    ranks: job.size,
-    library: job.library,
-    bytesPerStep: sent(values),
-    fullBytesPerStep: sent(model.parameters),
-  }
 }
 
 /** What is left to do for a run of several ranks when one fails; nothing before its first step. */
@@ -168,12 +126,14 @@ async function* train(
   }
   const progress = new Progress(state, batches)
   if (job) {
-    const { step } = state
     await requireAgreement(job, {
       version: native().version,
       ...run,
       ...sharedMachine(model),
-      step,
+      totalSteps,
+      evalSteps: settings.evalSteps,
+      evalData: evaluation ? dataFingerprint(evaluation.samples) : '',
+      step: state.step,
     })
   }
   if (point) {
@@ -193,7 +153,7 @@ async function* train(
     stepsPerEpoch: batches.stepsPerEpoch,
     samples: samples.length,
     step: state.step,
-    ...(job && { distributed: exchange(job, model, parameters) }),
+    ...(job && { distributed: exchangeOf(job, model, parameters) }),
   }
   requireMemory(plan, available)
   if (point) await files.restore(point)
