@@ -18,8 +18,6 @@
 
 namespace s2ft {
 
-class DeviceGroups;  // backend/device_group.h
-
 /// Sequences packed row after row. Sequence i has queries [q[i], q[i+1]) and keys
 /// [k_begin[i], k_begin[i] + k_len[i]); its last query sits at its last key, so query j
 /// of n sees keys 0 .. k_len - n + j, at most `window` of them, itself included.
@@ -78,8 +76,6 @@ class Backend {
   /// ("native" or "widen") and the number of threads.
   virtual const char* arithmetic() const = 0;
   virtual int threads() const = 0;
-  /// How devices of several ranks sum among themselves; none: through host memory.
-  virtual DeviceGroups* groups() { return nullptr; }
 
   // -- memory ---------------------------------------------------------------------
   /// Uninitialised, 64-byte aligned. Throws OUT_OF_MEMORY with the size asked for.

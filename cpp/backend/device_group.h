@@ -18,7 +18,7 @@ class DeviceGroup {
   virtual void sum(float* values, size_t count, const std::function<void()>& check) = 0;
 };
 
-/// What makes such groups; a backend has one, or none.
+/// What makes such groups. A backend that can inherits from this, too.
 class DeviceGroups {
  public:
   virtual ~DeviceGroups() = default;

@@ -325,6 +325,7 @@ TEST(state_saved_after_a_failed_step_continues_the_run) {
   }
 }
 
+#ifdef __linux__
 TEST(a_process_that_ends_is_noticed) {
   int hold[2];
   CHECK(pipe(hold) == 0);
@@ -351,7 +352,6 @@ TEST(a_process_that_ends_is_noticed) {
   CHECK(!has_gone(place));
 }
 
-#ifdef __linux__
 TEST(ranks_of_a_host_divide_its_cpus_unless_they_are_bound) {
   cpu_set_t before;
   CHECK(sched_getaffinity(0, sizeof before, &before) == 0);

@@ -10,7 +10,7 @@ struct Tuner::Totals {
 };
 
 std::unique_ptr<DeviceGroup> join_devices(Backend& backend, Communicator& ranks) {
-  DeviceGroups* groups = backend.groups();
+  auto* groups = dynamic_cast<DeviceGroups*>(&backend);
   const bool able = groups && groups->available();
   for (const std::string& rank : ranks.all_gather(able ? "1" : ""))
     if (rank.empty()) return nullptr;

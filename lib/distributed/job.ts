@@ -7,6 +7,7 @@ import { validate } from '../model/validate.js'
 import type { NativeJob } from '../native/binding.js'
 import { addonPath, native } from '../native/load.js'
 import { currentJob, setCurrentJob } from './current.js'
+import { visibleDevice } from './devices.js'
 import { detectLaunch, requireLaunch } from './launch.js'
 
 export interface JoinOptions {
@@ -47,7 +48,7 @@ export class Job {
     return this.native.cpus
   }
 
-  /** Place among the ranks of this host, e.g. for choosing a device. */
+  /** Place among the ranks of this host. */
   get hostRank(): number {
     return this.native.hostRank
   }
@@ -93,7 +94,7 @@ export class Job {
 /**
  * Makes this process a rank of the job that mpirun or srun started; call it before Model.load, and
  * give the job to the Trainer. undefined where there is no such job. Also limits the process to its
- * share of the host's CPUs, where the launcher has not. Throws UNSUPPORTED where MPI is missing or
+ * share of the host's CPUs and to one GPU, where the launcher has not. Throws UNSUPPORTED where MPI is missing or
  * its ranks do not find one another.
  */
 export async function joinJob(options: JoinOptions = {}): Promise<Job | undefined> {
@@ -104,5 +105,7 @@ export async function joinJob(options: JoinOptions = {}): Promise<Job | undefine
   const job = new Job(await native().startJob(dirname(addonPath()), timeout))
   setCurrentJob(job)
   requireLaunch(launch, job.size)
+  const device = visibleDevice(process.env.CUDA_VISIBLE_DEVICES, job.hostRank, job.hostSize)
+  if (device !== undefined) process.env.CUDA_VISIBLE_DEVICES = device
   return job
 }

@@ -1,5 +1,6 @@
 // What of the environment says that a launcher started several ranks.
 import { expect, test } from 'vitest'
+import { visibleDevice } from '../../lib/distributed/devices.js'
 import { detectLaunch, requireLaunch } from '../../lib/distributed/launch.js'
 import { joinJob } from '../../lib/index.js'
 import { rejection } from '../support/rejection.js'
@@ -32,4 +33,13 @@ test('a process on its own joins nothing', async () => {
   expect(await joinJob({ distributed: 'off' })).toBeUndefined()
   const error = await rejection(() => joinJob({ distributed: 'nccl' as 'mpi' }))
   expect(error.message).toMatch(/distributed: /)
+})
+
+test('each rank of a host sees one GPU', () => {
+  expect(visibleDevice(undefined, 1, 2)).toBe('1')
+  expect(visibleDevice('4, 6', 1, 2)).toBe('6')
+  expect(visibleDevice('GPU-a,GPU-b,GPU-c', 0, 2)).toBe('GPU-a')
+  // The launcher has given each rank its own, or none.
+  expect(visibleDevice('0', 1, 2)).toBeUndefined()
+  expect(visibleDevice('', 1, 2)).toBeUndefined()
 })
