@@ -214,7 +214,8 @@ TEST(a_rank_may_have_no_samples) {
 }
 
 TEST(devices_that_sum_among_themselves_give_the_same_bits) {
-  const MicroBatches all = micro_batches(tiny_data({9, 5, 14, 6}, 37));
+  const TinyData data = tiny_data({9, 5, 14, 6}, 37);
+  const MicroBatches all = micro_batches(data);
   for (const MethodSpec& method : {s2ft_method(), lisa_method(), galore_method()}) {
     const std::vector<Trained> by_host = train_by(2, method, all);
     const std::vector<Trained> by_devices = train_by(2, method, all, true);
