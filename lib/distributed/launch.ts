@@ -8,12 +8,15 @@ export interface Launch {
   variable: string
 }
 
-/** Variables with the number of ranks, and one that must stand beside: batch scripts see the first alone. */
+/**
+ * Variables with the number of ranks, and one that only ranks have: a batch script sees the first
+ * alone, and trains on its own.
+ */
 const LAUNCHERS = [
   ['OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'],
   ['PMI_SIZE', 'PMI_RANK'],
-  ['SLURM_STEP_NUM_TASKS', 'SLURM_PROCID'],
-  ['SLURM_NTASKS', 'SLURM_PROCID'],
+  ['SLURM_STEP_NUM_TASKS', 'SLURM_STEP_ID'],
+  ['SLURM_NTASKS', 'SLURM_STEP_ID'],
 ] as const
 
 /** The launch by mpirun (OpenMPI, MPICH and kin) or srun; undefined for a process on its own. */

@@ -9,14 +9,14 @@ test('launchers are known by their variables', () => {
   expect(detectLaunch({})).toBeUndefined()
   expect(detectLaunch({ OMPI_COMM_WORLD_SIZE: '4', OMPI_COMM_WORLD_RANK: '1' })?.size).toBe(4)
   expect(detectLaunch({ PMI_SIZE: '2', PMI_RANK: '0' })?.size).toBe(2)
-  expect(detectLaunch({ SLURM_NTASKS: '8', SLURM_PROCID: '3' })?.size).toBe(8)
+  expect(detectLaunch({ SLURM_NTASKS: '8', SLURM_STEP_ID: '3' })?.size).toBe(8)
   // A single rank trains as a process on its own does.
   expect(detectLaunch({ OMPI_COMM_WORLD_SIZE: '1', OMPI_COMM_WORLD_RANK: '0' })).toBeUndefined()
-  // salloc's shell and other places that only name a size.
-  expect(detectLaunch({ SLURM_NTASKS: '8' })).toBeUndefined()
+  // A batch script, and salloc's shell.
+  expect(detectLaunch({ SLURM_NTASKS: '8', SLURM_PROCID: '0' })).toBeUndefined()
   expect(detectLaunch({ PMI_SIZE: 'many', PMI_RANK: '0' })).toBeUndefined()
   // A step of one task inside a larger allocation.
-  const step = { SLURM_STEP_NUM_TASKS: '1', SLURM_NTASKS: '8', SLURM_PROCID: '0' }
+  const step = { SLURM_STEP_NUM_TASKS: '1', SLURM_NTASKS: '8', SLURM_STEP_ID: '0' }
   expect(detectLaunch(step)).toBeUndefined()
 })
 
