@@ -185,11 +185,14 @@ Napi::Value TrainerWrap::step(const Napi::CallbackInfo& info) {
     auto state = live();
     auto batches = read_batches(info[0]);
     const double rate = info[1].ToNumber().DoubleValue();
+    const int64_t expected =
+        info[2].IsNumber() ? info[2].ToNumber().Int64Value() : int64_t(0);
     return run_async(
         env, state->worker,
-        [state, batches, rate] {
+        [state, batches, rate, expected] {
           check_live(*state);
-          return state->tuner->step(views_of(*batches), rate, &state->worker->stopping);
+          return state->tuner->step(views_of(*batches), rate, &state->worker->stopping,
+                                    expected);
         },
         [](Napi::Env env, StepResult& r) -> Napi::Value {
           Napi::Object o = Napi::Object::New(env);

@@ -203,6 +203,27 @@ TEST(two_and_three_ranks_train_as_one_does) {
   }
 }
 
+// With the number of tokens known before, each token's gradient has the bits that it has
+// in one rank's step; without, bf16 rounds it at another scale.
+TEST(bf16_gradients_are_rounded_as_those_of_one_rank) {
+  const TinyData data = tiny_data({9, 5, 14, 6}, 37);
+  const MicroBatches all = micro_batches(data);
+  auto first_step = [&](std::shared_ptr<Communicator> ranks, int64_t expected) {
+    Tuner tuner(tiny_model(tiny_config(), DType::bf16), s2ft_method(), OptimizerSpec(),
+                Recompute::selective);
+    if (ranks) tuner.join(ranks);
+    const StepResult r =
+        tuner.step(ranks ? share_of(all, *ranks) : all, 1e-3, nullptr, expected);
+    return std::make_pair(r.grad_norm, r.tokens);
+  };
+  const auto [norm, tokens] = first_step(nullptr, 0);
+  for (int64_t expected : {tokens, tokens + 3, int64_t(0)})
+    all_ranks(2, [&, norm = norm, tokens = tokens](std::shared_ptr<Communicator> ranks) {
+      const double found = first_step(ranks, expected).first;
+      CHECK_NEAR(found / norm, 1, expected == tokens ? 1e-6 : 2e-2);
+    });
+}
+
 TEST(a_rank_may_have_no_samples) {
   const TinyData data = tiny_data({9, 5}, 37);
   for (const MethodSpec& method : {s2ft_method(), galore_method(), loreft_method()}) {

@@ -42,19 +42,22 @@ void Tuner::telling_ranks(const std::function<void()>& work) {
 }
 
 StepResult Tuner::all_gradients(const std::vector<std::vector<Sample>>& micro_batches,
-                                const std::atomic<bool>* stop) {
+                                const std::atomic<bool>* stop, int64_t expected_tokens) {
   StepResult result;
   if (ranks_) {
+    // How many tokens the others have is known for certain with the sum only.
+    const double expected = double(std::max<int64_t>(1, expected_tokens));
     Totals totals;
-    telling_ranks([&] { totals = sum_over_ranks(micro_batches, stop); });
+    telling_ranks([&] { totals = sum_over_ranks(micro_batches, 1 / expected, stop); });
     // From here on all ranks see the same and need not tell one another.
     require_work(int64_t(totals.tokens), int64_t(totals.prompts));
     result.loss = totals.loss / totals.tokens;
     result.tokens = int64_t(totals.tokens);
     result.inputs = int64_t(totals.inputs);
     result.stop_asked = totals.stops > 0;
+    if (totals.tokens == expected) return result;
     for (Parameter* p : parameters_)
-      model_->backend->scale(p->gradient, float(1.0 / totals.tokens));
+      model_->backend->scale(p->gradient, float(expected / totals.tokens));
     return result;
   }
   result.loss = forward_backward(micro_batches, result.tokens, stop);
@@ -65,6 +68,7 @@ StepResult Tuner::all_gradients(const std::vector<std::vector<Sample>>& micro_ba
 }
 
 Tuner::Totals Tuner::sum_over_ranks(const std::vector<std::vector<Sample>>& micro_batches,
+                                    double gradient_scale,
                                     const std::atomic<bool>* stop) {
   attach();
   const std::vector<Batch> batches = pack_all(micro_batches);
@@ -85,8 +89,7 @@ Tuner::Totals Tuner::sum_over_ranks(const std::vector<std::vector<Sample>>& micr
     prepare_arena(training_request(padded_tokens(1), 1, 1));
     if (renewing()) share_projections();
   }
-  // How many tokens the others have is not known yet: the mean is taken of the sum.
-  totals.loss = run(batches, 1, share, stop);
+  totals.loss = run(batches, float(gradient_scale), share, stop);
   totals.stops = stop_asked;
   sum_gradients(&totals.loss, sizeof totals / sizeof(double));
   return totals;

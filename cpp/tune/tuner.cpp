@@ -268,13 +268,14 @@ double Tuner::run(const std::vector<Batch>& batches, float gradient_scale, Share
 }
 
 StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
-                       double learning_rate, const std::atomic<bool>* stop) {
+                       double learning_rate, const std::atomic<bool>* stop,
+                       int64_t expected_tokens) {
   require_choice();
   attach();
   if (kind_ == MethodSpec::Kind::lisa) enter_period(step_ / lisa_.interval);
   if (renewing())
     for (Hook& hook : hooks_) static_cast<GalorePart&>(*hook.part).renew(step_);
-  StepResult result = all_gradients(micro_batches, stop);
+  StepResult result = all_gradients(micro_batches, stop, expected_tokens);
   double squares = 0;
   for (Parameter* p : parameters_)
     squares += model_->backend->sum_of_squares(p->gradient);
@@ -312,7 +313,7 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
 double Tuner::gradients(const std::vector<Sample>& samples,
                         const std::atomic<bool>* stop) {
   require_choice();
-  return all_gradients({samples}, stop).loss;
+  return all_gradients({samples}, stop, 0).loss;
 }
 
 }  // namespace s2ft

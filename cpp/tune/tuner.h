@@ -108,9 +108,12 @@ class Tuner {
   MemoryPlan plan(int64_t tokens, int64_t trained, int64_t samples);
 
   /// One optimizer step over the micro-batches; the loss is the mean over all their
-  /// trained tokens. On any error weights and moments are as before.
+  /// trained tokens. On any error weights and moments are as before. `expected_tokens`:
+  /// of all ranks, the same on each, where that is known before: bf16 gradients are then
+  /// rounded as those of one rank are. 0: not known.
   StepResult step(const std::vector<std::vector<Sample>>& micro_batches,
-                  double learning_rate, const std::atomic<bool>* stop = nullptr);
+                  double learning_rate, const std::atomic<bool>* stop = nullptr,
+                  int64_t expected_tokens = 0);
   /// Mean loss; afterwards gradient() of every parameter is that of the mean loss.
   double gradients(const std::vector<Sample>& samples,
                    const std::atomic<bool>* stop = nullptr);
@@ -242,10 +245,10 @@ class Tuner {
                     const std::atomic<bool>* stop);
   /// Gradients of the mean loss over the samples of all ranks.
   StepResult all_gradients(const std::vector<std::vector<Sample>>& micro_batches,
-                           const std::atomic<bool>* stop);
+                           const std::atomic<bool>* stop, int64_t expected_tokens);
   struct Totals;
   Totals sum_over_ranks(const std::vector<std::vector<Sample>>& micro_batches,
-                        const std::atomic<bool>* stop);
+                        double gradient_scale, const std::atomic<bool>* stop);
   /// Replaces gradients, and totals, by their sums over ranks.
   void sum_gradients(double* totals, size_t count);
   void sum_on_devices();

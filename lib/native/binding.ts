@@ -220,9 +220,14 @@ export interface NativeTrainer {
   plan(tokens: number, trainedTokens: number, samples: number): Promise<NativeMemoryPlan>
   /**
    * One optimizer step over the micro-batches. Rejects with NOT_FINITE and details
-   * { microBatch, sample } without touching weights, CANCELLED after cancel().
+   * { microBatch, sample } without touching weights, CANCELLED after cancel(). With several ranks,
+   * `expectedTokens` are the trained ones of all of them, where that is known before.
    */
-  step(microBatches: Sample[][], learningRate: number): Promise<NativeStepResult>
+  step(
+    microBatches: Sample[][],
+    learningRate: number,
+    expectedTokens?: number,
+  ): Promise<NativeStepResult>
   /** Gradients of the mean loss, one entry a parameter, in parameters() order. */
   gradients(batch: Sample[]): Promise<{ loss: number; gradients: Float32Array[] }>
   /**

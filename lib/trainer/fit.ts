@@ -183,7 +183,8 @@ async function* train(
       const before = performance.now()
       const sentBefore = job?.native.bytesSent ?? 0
       const rate = learningRateAt(schedule, state.step)
-      const { stopAsked: stop, ...result } = await trainer.takeStep(progress.next(), rate)
+      const { mine, tokens } = progress.next()
+      const { stopAsked: stop, ...result } = await trainer.takeStep(mine, rate, tokens)
       stopAsked = stop
       const seconds = (performance.now() - before) / 1000
       progress.advance(result.inputTokens)

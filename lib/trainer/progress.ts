@@ -1,4 +1,5 @@
 // Where a run stands in its data.
+import { trainedTokens } from '../model/samples.js'
 import type { SourcedSample } from '../model/types.js'
 import type { RunBatches } from './batches.js'
 import type { TrainerState } from './state.js'
@@ -10,9 +11,11 @@ export class Progress {
     private readonly batches: RunBatches,
   ) {}
 
-  /** Micro-batches of the next step that are this rank's. */
-  next(): SourcedSample[][] {
-    return this.batches.mine(this.batches.epoch(this.state.epoch)[this.state.stepInEpoch]!)
+  /** Micro-batches of the next step that are this rank's, and trained tokens of all ranks'. */
+  next(): { mine: SourcedSample[][]; tokens: number } {
+    const all = this.batches.epoch(this.state.epoch)[this.state.stepInEpoch]!
+    const tokens = all.flat().reduce((sum, { labels }) => sum + trainedTokens(labels), 0)
+    return { mine: this.batches.mine(all), tokens }
   }
 
   advance(inputTokens: number): void {

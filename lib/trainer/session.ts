@@ -73,12 +73,13 @@ export class Session {
     microBatches: readonly (readonly SourcedSample[])[],
     learningRate: number,
     step: number,
+    expectedTokens?: number,
   ): Promise<NativeStepResult> {
     const plain = withoutSources(microBatches)
     try {
       return await this.train(async (trainer) => {
         await this.choose(trainer, plain)
-        return trainer.step(plain, learningRate)
+        return trainer.step(plain, learningRate, expectedTokens)
       })
     } catch (error) {
       throw located(error, microBatches, step)

@@ -156,10 +156,14 @@ export function requireSameMachine(differences: MachineDifference[], path: strin
   const [difference] = differences
   if (!difference) return
   const { message, ...details } = difference
+  const wanted = show(details.expected)
+  const remedy =
+    details.option === 'ranks'
+      ? `launch as many ranks as then (${wanted})`
+      : `load the model with ${details.option} ${wanted}`
   throw new S2FTError(
     'INVALID_ARGUMENT',
-    `resume from ${path}: ${message}: ${details.option === 'ranks' ? 'launch with' : 'load the model with'} ` +
-      `${details.option} ${show(details.expected)}, or accept that with allowDifferentMachine`,
+    `resume from ${path}: ${message}: ${remedy}, or accept that with allowDifferentMachine`,
     { details },
   )
 }

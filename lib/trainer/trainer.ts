@@ -68,10 +68,11 @@ export class Trainer {
     return result
   }
 
-  /** @internal */
+  /** @internal `expectedTokens`: trained ones of all ranks. */
   async takeStep(
     batches: readonly (readonly SourcedSample[])[],
     learningRate: number,
+    expectedTokens?: number,
   ): Promise<StepResult & { stopAsked: boolean }> {
     // A rank may have no part in a step.
     if (
@@ -83,7 +84,7 @@ export class Trainer {
         'samples: expected at least one trained token (a label other than -100 after the first)',
       )
     }
-    const result = await this.session.step(batches, learningRate, this.steps + 1)
+    const result = await this.session.step(batches, learningRate, this.steps + 1, expectedTokens)
     this.steps++
     return { step: this.steps, learningRate, ...result }
   }
