@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "cuda/attention.h"
 #include "cuda/backend.h"
+#include "cuda/nccl_group.h"
 #include "cuda/ops.h"
 #include "cuda/products.h"
 
@@ -12,9 +13,10 @@ namespace s2ft::cuda {
 
 namespace {
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public Backend, public NcclGroups {
  public:
-  explicit CudaBackend(std::shared_ptr<Context> context) : context_(std::move(context)) {
+  explicit CudaBackend(std::shared_ptr<Context> context)
+      : NcclGroups(*context), context_(std::move(context)) {
     arithmetic_ =
         context_->products().name() + "/sm" + std::to_string(context_->capability());
   }

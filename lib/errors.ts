@@ -20,6 +20,8 @@ export type ErrorCode =
   | 'ADAPTER_MISMATCH'
   | 'DEVICE_UNAVAILABLE'
   | 'NATIVE_LOAD'
+  /** Another rank of the job failed, was lost, or did not answer. */
+  | 'RANK_FAILED'
   | 'INTERNAL'
 
 /** Thrown by every function of the package: what was expected, what was found, and where. */

@@ -29,6 +29,7 @@ export {
   packBatches,
   splitDataset,
 } from './data/index.js'
+export { type Job, type JoinOptions, joinJob } from './distributed/job.js'
 export { Engine } from './engine/engine.js'
 export type * from './engine/engine-types.js'
 export { type ErrorCode, S2FTError } from './errors.js'

@@ -2,7 +2,7 @@
 // up the counts. Started by .ci/run.
 import { spawn } from 'node:child_process'
 import { installed, root } from './support/process.mjs'
-import { aptInstall, hasOneDnn, requireNode } from './support/requirements.mjs'
+import { aptInstall, hasMpi, hasOneDnn, requireNode } from './support/requirements.mjs'
 import { installModules } from './support/steps.mjs'
 import { add, emptyTally, parseTallyLine, tallyLine } from './support/tally.mjs'
 
@@ -42,6 +42,8 @@ const needs = [
   ['make', installed('make')],
   ['clang-format', installed('clang-format')],
   ['libdnnl-dev', hasOneDnn()],
+  ['openmpi-bin', hasMpi()],
+  ['libopenmpi-dev', hasMpi()],
 ]
 const missing = needs.filter(([, present]) => !present).map(([name]) => name)
 if (missing.length > 0) {

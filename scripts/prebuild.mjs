@@ -83,6 +83,12 @@ for (const library of libraries) {
   copyLicence(library)
 }
 const files = [addon, ...libraries.map(({ soname }) => join(folder, soname))]
+// For OpenMPI, whose own libraries are the user's; other MPIs need a build of their own.
+const mpi = join(root, 'build/Release/libs2ft_mpi.so')
+if (existsSync(mpi)) {
+  files.push(join(folder, basename(mpi)))
+  copyFileSync(mpi, files.at(-1))
+}
 for (const file of files) mustRun('strip', ['--strip-unneeded', file])
 for (const file of files) {
   console.log(`${target}/${basename(file)}  ${(statSync(file).size / 1e6).toFixed(1)} MB`)

@@ -2,6 +2,7 @@
 #include "napi/bench_ops.h"
 #include "napi/decoder_wrap.h"
 #include "napi/files.h"
+#include "napi/job_wrap.h"
 #include "napi/model_wrap.h"
 #include "napi/ops.h"
 #include "napi/system.h"
@@ -22,6 +23,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   instance->model_class = Napi::Persistent(ModelWrap::define(env));
   instance->trainer_class = Napi::Persistent(TrainerWrap::define(env));
   instance->decoder_class = Napi::Persistent(DecoderWrap::define(env));
+  instance->job_class = Napi::Persistent(JobWrap::define(env));
   exports.Set("version", S2FT_VERSION);
   exports.Set("setErrorClass", Napi::Function::New(env, set_error_class));
   exports.Set("loadModel", Napi::Function::New(env, ModelWrap::load));
@@ -32,6 +34,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("linearBackward", Napi::Function::New(env, linear_backward_js));
   exports.Set("adamw", Napi::Function::New(env, adamw_js));
   exports.Set("benchOps", Napi::Function::New(env, bench_ops_js));
+  exports.Set("startJob", Napi::Function::New(env, JobWrap::start));
   exports.Set("devices", Napi::Function::New(env, devices_js));
   exports.Set("cudaReport", Napi::Function::New(env, cuda_report_js));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak_memory_js));

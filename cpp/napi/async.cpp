@@ -72,6 +72,14 @@ Napi::Value Instance::make_error(Napi::Env env, std::exception_ptr error) {
     object["microBatch"] = Napi::Number::New(env, e.micro_batch);
     object["sample"] = Napi::Number::New(env, e.sample);
     details = object;
+  } catch (const RankFailed& e) {
+    code = e.code();
+    message = e.what();
+    Napi::Object object = Napi::Object::New(env);
+    auto ranks = Napi::Array::New(env, e.ranks.size());
+    for (size_t i = 0; i < e.ranks.size(); ++i) ranks.Set(uint32_t(i), e.ranks[i]);
+    object["ranks"] = ranks;
+    details = object;
   } catch (const Error& e) {
     code = e.code();
     message = e.what();

@@ -40,7 +40,7 @@ class Instance {
   void task_ended(Napi::Env env);
 
   std::shared_ptr<Backend> backend;  // of the low-level functions; io worker only
-  Napi::FunctionReference model_class, trainer_class, decoder_class;
+  Napi::FunctionReference model_class, trainer_class, decoder_class, job_class;
 
  private:
   static void cleanup(void* self);

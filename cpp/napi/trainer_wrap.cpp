@@ -1,5 +1,7 @@
 #include "napi/trainer_wrap.h"
 
+#include "napi/job_wrap.h"
+
 namespace s2ft {
 
 namespace {
@@ -60,6 +62,7 @@ Napi::Function TrainerWrap::define(Napi::Env env) {
                       InstanceMethod("loadState", &TrainerWrap::load_state),
                       InstanceMethod("detach", &TrainerWrap::detach),
                       InstanceMethod("cancel", &TrainerWrap::cancel),
+                      InstanceMethod("askStop", &TrainerWrap::ask_stop),
                       InstanceMethod("dispose", &TrainerWrap::dispose)});
 }
 
@@ -73,16 +76,19 @@ Napi::Value TrainerWrap::create(Napi::Env env, std::shared_ptr<ModelState> model
   optimizer.weight_decay = get_number(spec, "weightDecay");
   optimizer.max_grad_norm = get_number(spec, "maxGradNorm");
   const Recompute recompute = read_recompute(get_string(spec, "recompute"));
+  std::shared_ptr<Communicator> ranks;
+  if (!get(spec, "job").IsUndefined()) ranks = JobWrap::job_of(get(spec, "job"));
   auto state = std::make_shared<State>();
   state->worker = model->worker;
   state->model = model;
   return run_async(
       env, state->worker,
-      [state, method, optimizer, recompute] {
+      [state, method, optimizer, recompute, ranks] {
         ModelState& model = *state->model;
         if (!model.model) throw Error("DISPOSED", "the model was disposed");
         if (!model.model->tuner && model.fusion->empty()) remember_fingerprint(model);
         state->tuner = std::make_unique<Tuner>(model.model, method, optimizer, recompute);
+        if (ranks) state->tuner->join(ranks, join_devices(*model.model->backend, *ranks));
         for (const Parameter* p : state->tuner->parameters())
           state->bytes += 4 * size_t(p->weight.count()) * sizeof(float);
         return true;
@@ -180,17 +186,22 @@ Napi::Value TrainerWrap::step(const Napi::CallbackInfo& info) {
     auto state = live();
     auto batches = read_batches(info[0]);
     const double rate = info[1].ToNumber().DoubleValue();
+    const int64_t expected =
+        info[2].IsNumber() ? info[2].ToNumber().Int64Value() : int64_t(0);
     return run_async(
         env, state->worker,
-        [state, batches, rate] {
+        [state, batches, rate, expected] {
           check_live(*state);
-          return state->tuner->step(views_of(*batches), rate, &state->worker->stopping);
+          return state->tuner->step(views_of(*batches), rate, &state->worker->stopping,
+                                    expected);
         },
         [](Napi::Env env, StepResult& r) -> Napi::Value {
           Napi::Object o = Napi::Object::New(env);
           o.Set("loss", r.loss);
           o.Set("gradNorm", r.grad_norm);
           o.Set("tokens", double(r.tokens));
+          o.Set("inputTokens", double(r.inputs));
+          o.Set("stopAsked", r.stop_asked);
           return o;
         });
   });
@@ -342,6 +353,13 @@ Napi::Value TrainerWrap::detach(const Napi::CallbackInfo& info) {
 Napi::Value TrainerWrap::cancel(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     live()->tuner->cancel = true;
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value TrainerWrap::ask_stop(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    live()->tuner->stop_asked = true;
     return info.Env().Undefined();
   });
 }

@@ -16,7 +16,7 @@ class TrainerWrap : public Napi::ObjectWrap<TrainerWrap> {
   struct State {
     std::shared_ptr<Worker> worker;
     std::shared_ptr<ModelState> model;
-    std::unique_ptr<Tuner> tuner;  // worker only, but for cancel and parameters
+    std::unique_ptr<Tuner> tuner;  // worker only, but for flags and parameters
     size_t bytes = 0;
     bool disposed = false;
   };
@@ -36,6 +36,7 @@ class TrainerWrap : public Napi::ObjectWrap<TrainerWrap> {
   Napi::Value load_state(const Napi::CallbackInfo& info);
   Napi::Value detach(const Napi::CallbackInfo& info);
   Napi::Value cancel(const Napi::CallbackInfo& info);
+  Napi::Value ask_stop(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
   std::shared_ptr<State> state_;

@@ -96,6 +96,13 @@ void Tuner::require_choice() const {
 void Tuner::calibrate(const std::vector<std::vector<Sample>>& micro_batches,
                       const std::atomic<bool>* stop) {
   if (!choice_pending_) return;
+  if (!ranks_) return choose_places(micro_batches, stop);
+  if (ranks_->rank() == 0) telling_ranks([&] { choose_places(micro_batches, stop); });
+  share_places();
+}
+
+void Tuner::choose_places(const std::vector<std::vector<Sample>>& micro_batches,
+                          const std::atomic<bool>* stop) {
   if (kind_ == MethodSpec::Kind::sparse) {
     attach();
     calibrate_masks(micro_batches, stop);

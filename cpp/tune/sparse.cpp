@@ -49,7 +49,7 @@ void Tuner::score_samples(const std::vector<std::vector<Sample>>& micro_batches,
   cancel = false;
   for (size_t i = 0; i < micro_batches.size(); ++i)
     for (const Sample& sample : micro_batches[i])
-      micro_step(pack({sample}, model_->config.vocab_size), int(i), 1, stop);
+      micro_step(pack({sample}, model_->config.vocab_size), int(i), {}, 1, stop);
 }
 
 }  // namespace s2ft

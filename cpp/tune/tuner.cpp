@@ -170,6 +170,7 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained, int64_t samples) {
   const size_t copies = sizeof(float) + (model_->dtype == DType::bf16 ? 2 : 0);
   for (const Projected& p : projections())
     plan.optimizer += size_t(p.projection.count()) * copies;
+  if (ranks_) plan.trainable += size_t(gradient_values()) * sizeof(float);
   plan.workspace = model_->backend->workspace_bytes(tokens, attention_shape(*model_, 0));
   const size_t ours = plan.weights + plan.trainable + plan.optimizer + arena_.bytes();
   const DeviceMemory device = model_->backend->device_memory();
@@ -188,11 +189,12 @@ void Tuner::zero_gradients() {
   for (Parameter* p : parameters_) model_->backend->zero(p->gradient);
 }
 
-double Tuner::micro_step(const Batch& batch, int micro, float gradient_scale,
+double Tuner::micro_step(const Batch& batch, int micro, Share share, float gradient_scale,
                          const std::atomic<bool>* stop) {
   prepare_arena(
       training_request(batch.size(), int64_t(batch.targets.size()), batch.samples()));
-  uint64_t state = uint64_t(step_) * 65536 + uint64_t(micro);
+  // Dropout does not depend on the number of ranks that divide a step.
+  uint64_t state = uint64_t(step_) * 65536 + uint64_t(micro * share.size + share.rank);
   const uint64_t seed = splitmix64(state);
   for (Hook& hook : hooks_) hook.part->set_seed(seed);
   for (StreamHook& hook : stream_hooks_) hook.intervention->set_seed(seed);
@@ -210,14 +212,21 @@ double Tuner::micro_step(const Batch& batch, int micro, float gradient_scale,
   return sum;
 }
 
-void Tuner::require_prompt(const std::vector<Batch>& batches) const {
-  if (kind_ != MethodSpec::Kind::loreft) return;
+int64_t Tuner::count_prompts(const std::vector<Batch>& batches) {
+  int64_t count = 0;
   for (const Batch& batch : batches)
-    for (int32_t prompt : batch.prompts)
-      if (prompt > 0) return;
-  throw Error("INVALID_ARGUMENT",
-              "[loreft] no sample has a prompt, and only prompts are changed: expected "
-              "labels of -100 at the start of a sample");
+    for (int32_t prompt : batch.prompts) count += prompt > 0;
+  return count;
+}
+
+void Tuner::require_work(int64_t tokens, int64_t prompts) const {
+  if (tokens == 0)
+    throw Error("INVALID_ARGUMENT",
+                "[step] the batch has no trained token: every label is -100");
+  if (kind_ == MethodSpec::Kind::loreft && prompts == 0)
+    throw Error("INVALID_ARGUMENT",
+                "[loreft] no sample has a prompt, and only prompts are changed: expected "
+                "labels of -100 at the start of a sample");
 }
 
 double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
@@ -226,39 +235,49 @@ double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_bat
   return accumulate(micro_batches, tokens, stop);
 }
 
+std::vector<Batch> Tuner::pack_all(
+    const std::vector<std::vector<Sample>>& micro_batches) const {
+  std::vector<Batch> batches;
+  for (const std::vector<Sample>& samples : micro_batches)
+    batches.push_back(pack(samples, model_->config.vocab_size));
+  return batches;
+}
+
 double Tuner::accumulate(const std::vector<std::vector<Sample>>& micro_batches,
                          int64_t& tokens, const std::atomic<bool>* stop) {
-  std::vector<Batch> batches;
+  const std::vector<Batch> batches = pack_all(micro_batches);
   tokens = 0;
-  for (const std::vector<Sample>& samples : micro_batches) {
-    batches.push_back(pack(samples, model_->config.vocab_size));
-    tokens += int64_t(batches.back().targets.size());
-  }
-  if (tokens == 0) {
-    throw Error("INVALID_ARGUMENT",
-                "[step] the batch has no trained token: every label is -100");
-  }
-  require_prompt(batches);
+  for (const Batch& batch : batches) tokens += int64_t(batch.targets.size());
+  require_work(tokens, count_prompts(batches));
   cancel = false;
   zero_gradients();
+  return run(batches, float(1.0 / double(tokens)), {}, stop) / double(tokens);
+}
+
+double Tuner::run(const std::vector<Batch>& batches, float gradient_scale, Share share,
+                  const std::atomic<bool>* stop) {
   double sum = 0;
-  for (size_t i = 0; i < batches.size(); ++i)
-    sum += micro_step(batches[i], int(i), float(1.0 / double(tokens)), stop);
+  for (size_t i = 0; i < batches.size(); ++i) {
+    // The step's first micro-batch, which makes GaLore's projections, is rank 0's.
+    if (i == 0 && share.rank > 0 && renewing()) share_projections();
+    sum += micro_step(batches[i], int(i), share, gradient_scale, stop);
+    if (i == 0 && share.rank == 0 && share.size > 1 && renewing()) share_projections();
+  }
   for (StreamHook& hook : stream_hooks_)
     hook.intervention->finish_gradients(*model_->backend);
   model_->backend->synchronize();
-  return sum / double(tokens);
+  return sum;
 }
 
 StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
-                       double learning_rate, const std::atomic<bool>* stop) {
+                       double learning_rate, const std::atomic<bool>* stop,
+                       int64_t expected_tokens) {
   require_choice();
   attach();
   if (kind_ == MethodSpec::Kind::lisa) enter_period(step_ / lisa_.interval);
-  if (kind_ == MethodSpec::Kind::galore && step_ % galore_.interval == 0)
+  if (renewing())
     for (Hook& hook : hooks_) static_cast<GalorePart&>(*hook.part).renew(step_);
-  StepResult result;
-  result.loss = forward_backward(micro_batches, result.tokens, stop);
+  StepResult result = all_gradients(micro_batches, stop, expected_tokens);
   std::vector<Mat> gradients;
   for (Parameter* p : parameters_) gradients.push_back(p->gradient);
   result.grad_norm =
@@ -298,8 +317,7 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
 double Tuner::gradients(const std::vector<Sample>& samples,
                         const std::atomic<bool>* stop) {
   require_choice();
-  int64_t tokens;
-  return forward_backward({samples}, tokens, stop);
+  return all_gradients({samples}, stop, 0).loss;
 }
 
 }  // namespace s2ft

@@ -2,13 +2,17 @@
 // the arena of activations; keeps the model alive. Not thread-safe: one thread at a time.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "backend/device_group.h"
 #include "core/error.h"
+#include "distributed/communicator.h"
 #include "model/transformer.h"
 #include "tune/choice.h"
 #include "tune/galore_part.h"
@@ -53,7 +57,9 @@ struct OptimizerSpec {
 
 struct StepResult {
   double loss = 0, grad_norm = 0;
-  int64_t tokens = 0;
+  int64_t tokens = 0;       // trained ones, of all ranks
+  int64_t inputs = 0;       // all tokens, of all ranks
+  bool stop_asked = false;  // by any rank: all of them learn it in the same step
 };
 
 struct MemoryPlan {
@@ -72,6 +78,9 @@ struct NotFinite : Error {
   int micro_batch, sample;
 };
 
+/// The group of the ranks' devices, or none where a backend has none. All ranks call it.
+std::unique_ptr<DeviceGroup> join_devices(Backend& backend, Communicator& ranks);
+
 class Tuner {
  public:
   /// Throws INVALID_ARGUMENT for a bad selection or unknown module, BUSY when the model
@@ -81,6 +90,18 @@ class Tuner {
   ~Tuner();
   Tuner(const Tuner&) = delete;
 
+  /// From now on this is one of several ranks with the same model and method: steps and
+  /// gradients are of the samples of all of them together (a rank may have none), places
+  /// that data choose are rank 0's. What fails here, fails on all ranks with RANK_FAILED;
+  /// weights and moments are then as before the step.
+  /// Gradients travel by `devices`, where given, else through host memory.
+  void join(std::shared_ptr<Communicator> ranks,
+            std::unique_ptr<DeviceGroup> devices = nullptr);
+  /// Of all parameters that train now: what ranks exchange in a step.
+  int64_t gradient_values() const;
+  /// Asks all ranks to stop after the step in flight; they find it in its result.
+  std::atomic<bool> stop_asked{false};
+
   /// LISA: those that train now; a step may exchange them.
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   /// For one micro-batch of this many tokens of so many samples, `trained` of them with a
@@ -88,9 +109,12 @@ class Tuner {
   MemoryPlan plan(int64_t tokens, int64_t trained, int64_t samples);
 
   /// One optimizer step over the micro-batches; the loss is the mean over all their
-  /// trained tokens. On any error weights and moments are as before.
+  /// trained tokens. On any error weights and moments are as before. `expected_tokens`:
+  /// of all ranks, the same on each, where that is known before: bf16 gradients are then
+  /// rounded as those of one rank are. 0: not known.
   StepResult step(const std::vector<std::vector<Sample>>& micro_batches,
-                  double learning_rate, const std::atomic<bool>* stop = nullptr);
+                  double learning_rate, const std::atomic<bool>* stop = nullptr,
+                  int64_t expected_tokens = 0);
   /// Mean loss; afterwards gradient() of every parameter is that of the mean loss.
   double gradients(const std::vector<Sample>& samples,
                    const std::atomic<bool>* stop = nullptr);
@@ -98,7 +122,8 @@ class Tuner {
   /// Chooses what trains by these samples where the method leaves that to data (units by
   /// activations or gradients, sparse masks by gradients); once, before the first step.
   /// Nothing to do otherwise. Holds dense scores of sparse masks, and dense gradients of
-  /// a few layers at a time for units. Throws NOT_FINITE, CANCELLED.
+  /// a few layers at a time for units. Of several ranks the first one chooses. Throws
+  /// NOT_FINITE, CANCELLED.
   void calibrate(const std::vector<std::vector<Sample>>& micro_batches,
                  const std::atomic<bool>* stop = nullptr);
   /// S2FT that waits for data: what calibrate() ranks units by, of every layer. Takes the
@@ -169,12 +194,18 @@ class Tuner {
       const std::vector<std::vector<int32_t>>& places) const;
   size_t calibration_bytes();
   void require_choice() const;
-  /// LoReFT. Throws INVALID_ARGUMENT where nothing would be changed.
-  void require_prompt(const std::vector<Batch>& batches) const;
+  static int64_t count_prompts(const std::vector<Batch>& batches);
+  /// Throws INVALID_ARGUMENT where a step would change nothing: without trained tokens,
+  /// and LoReFT without a prompt.
+  void require_work(int64_t tokens, int64_t prompts) const;
   void build_lisa(const LisaOptions& options);
   /// LISA: trains this period's layers, from fresh optimizer state, instead of the
   /// last's.
   void enter_period(int64_t period);
+  /// LISA: that of the last of so many steps.
+  int64_t period_of(int64_t steps) const {
+    return std::max<int64_t>(0, steps - 1) / lisa_.interval;
+  }
   /// LISA: weights of layers that do not train now; earlier periods may have changed
   /// them.
   std::vector<const TensorPlace*> resting_weights() const;
@@ -202,13 +233,45 @@ class Tuner {
   /// forward_backward() with whatever parts are hooked in.
   double accumulate(const std::vector<std::vector<Sample>>& micro_batches,
                     int64_t& tokens, const std::atomic<bool>* stop);
-  double micro_step(const Batch& batch, int micro, float gradient_scale,
+  /// Which micro-batches of a step are worked on here: rank, rank + size, ...
+  struct Share {
+    int rank = 0, size = 1;
+  };
+  std::vector<Batch> pack_all(
+      const std::vector<std::vector<Sample>>& micro_batches) const;
+  /// Adds gradient_scale times the gradient of the sum of losses; returns that sum.
+  double run(const std::vector<Batch>& batches, float gradient_scale, Share share,
+             const std::atomic<bool>* stop);
+  double micro_step(const Batch& batch, int micro, Share share, float gradient_scale,
                     const std::atomic<bool>* stop);
+  /// Gradients of the mean loss over the samples of all ranks.
+  StepResult all_gradients(const std::vector<std::vector<Sample>>& micro_batches,
+                           const std::atomic<bool>* stop, int64_t expected_tokens);
+  struct Totals;
+  Totals sum_over_ranks(const std::vector<std::vector<Sample>>& micro_batches,
+                        double gradient_scale, const std::atomic<bool>* stop);
+  /// Replaces gradients, and totals, by their sums over ranks.
+  void sum_gradients(double* totals, size_t count);
+  void sum_on_devices();
+  /// Others learn of an error on this rank.
+  void telling_ranks(const std::function<void()>& work);
+  /// GaLore: every rank gets the projections that rank 0 has made.
+  void share_projections();
+  bool renewing() const {
+    return kind_ == MethodSpec::Kind::galore && step_ % galore_.interval == 0;
+  }
+  /// Places that data chose become rank 0's.
+  void share_places();
+  void choose_places(const std::vector<std::vector<Sample>>& micro_batches,
+                     const std::atomic<bool>* stop);
   ActivationRequest training_request(int64_t tokens, int64_t trained,
                                      int64_t samples) const;
   void prepare_arena(const ActivationRequest& request);
 
   std::shared_ptr<Model> model_;
+  std::shared_ptr<Communicator> ranks_;  // empty: this is all there is
+  std::unique_ptr<DeviceGroup> devices_;
+  Buffer summed_;  // what devices_ sums
   OptimizerSpec optimizer_;
   Recompute recompute_;
   MethodSpec::Kind kind_;

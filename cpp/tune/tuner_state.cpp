@@ -110,6 +110,9 @@ void Tuner::set_values(const std::vector<std::vector<float>>& values) {
 void Tuner::save_state(const std::string& path,
                        std::map<std::string, std::string> metadata) {
   attach();
+  // A step that began a period and then failed: the next one begins it again, so that
+  // moments of the layers before, which are gone, matter no more.
+  if (kind_ == MethodSpec::Kind::lisa) enter_period(period_of(step_));
   std::vector<TensorSource> tensors;
   auto add = [&](const std::string& name, Mat x) {
     TensorSource t;
@@ -174,8 +177,7 @@ std::map<std::string, std::string> Tuner::load_state(const std::string& path) {
       step->second.empty() || step->second.size() > 15)
     throw Error("CORRUPT_FILE", "[resume] " + path + ": metadata has no step count");
   const int64_t steps = std::stoll(step->second);
-  if (kind_ == MethodSpec::Kind::lisa)
-    enter_period(std::max<int64_t>(0, steps - 1) / lisa_.interval);
+  if (kind_ == MethodSpec::Kind::lisa) enter_period(period_of(steps));
   // Everything is checked before anything is overwritten.
   for (const Parameter* p : parameters_) {
     find(p->name + ".master", p->weight);

@@ -45,6 +45,7 @@ export async function loadModel(options: LoadModelOptions): Promise<Model> {
 
 const SIGINT = 130
 const SIGTERM = 143
+const SIGUSR2 = 140
 
 /** What stops a command early. */
 export interface Interrupt {
@@ -54,26 +55,25 @@ export interface Interrupt {
   stop(): void
 }
 
-/** A signal that the first Ctrl-C (or SIGTERM) aborts; the second ends the process at once. */
-export function interruptSignal(onFirst: () => void): Interrupt {
+/** A signal that the first Ctrl-C, SIGTERM or one of `more` aborts; the second ends the process at once. */
+export function interruptSignal(onFirst: () => void, more: NodeJS.Signals[] = []): Interrupt {
   const controller = new AbortController()
   let status = SIGINT
   const handler = (name: NodeJS.Signals) => {
-    status = name === 'SIGTERM' ? SIGTERM : SIGINT
+    status = name === 'SIGTERM' ? SIGTERM : name === 'SIGUSR2' ? SIGUSR2 : SIGINT
     if (controller.signal.aborted) process.exit(status)
     controller.abort()
     onFirst()
   }
-  process.on('SIGINT', handler)
-  process.on('SIGTERM', handler)
+  const signals: NodeJS.Signals[] = ['SIGINT', 'SIGTERM', ...more]
+  for (const name of signals) process.on(name, handler)
   return {
     signal: controller.signal,
     get status() {
       return status
     },
     stop: () => {
-      process.off('SIGINT', handler)
-      process.off('SIGTERM', handler)
+      for (const name of signals) process.off(name, handler)
     },
   }
 }

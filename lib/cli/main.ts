@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // Entry of the `s2ft` command: runs one command and turns its outcome into an exit status.
 import { CommanderError } from 'commander'
+import { currentJob } from '../distributed/current.js'
 import { exitOnBrokenPipe, flushed, reportError, usage } from './output.js'
 import { buildProgram } from './program.js'
 
@@ -34,4 +35,5 @@ async function main(args: string[]): Promise<number> {
 
 const status = await main(process.argv.slice(2))
 await flushed()
+await currentJob()?.abort(status)
 process.exit(status)

@@ -1,6 +1,7 @@
 // Where commands print: results on stdout, everything else on stderr; with --json stdout
 // carries nothing but one JSON object a line.
 import { appendFileSync, writeSync } from 'node:fs'
+import { currentJob } from '../distributed/current.js'
 import { S2FTError } from '../errors.js'
 
 const EXIT_BROKEN_PIPE = 141
@@ -18,6 +19,7 @@ export function exitOnBrokenPipe(): void {
 export class Output {
   private file: string | undefined
   private first: object | undefined
+  private muted = false
 
   constructor(readonly json: boolean) {}
 
@@ -30,9 +32,18 @@ export class Output {
     this.first = first
   }
 
+  /** From now on nothing is printed; errors still are. */
+  mute(): void {
+    this.muted = true
+  }
+
+  get silent(): boolean {
+    return this.muted
+  }
+
   /** One JSON object on a line of its own; only with --json. */
   event(value: object): void {
-    if (this.json) process.stdout.write(`${JSON.stringify(value)}\n`)
+    if (this.json && !this.muted) process.stdout.write(`${JSON.stringify(value)}\n`)
     this.keep(value)
   }
 
@@ -47,17 +58,17 @@ export class Output {
 
   /** A line for people on stdout; nothing with --json. */
   line(text = ''): void {
-    if (!this.json) process.stdout.write(`${text}\n`)
+    if (!this.json && !this.muted) process.stdout.write(`${text}\n`)
   }
 
   /** Text for people on stdout, without a line break. */
   text(text: string): void {
-    if (!this.json) process.stdout.write(text)
+    if (!this.json && !this.muted) process.stdout.write(text)
   }
 
   /** A remark on stderr, in both modes. */
   note(text: string): void {
-    process.stderr.write(`${text}\n`)
+    if (!this.muted) process.stderr.write(`${text}\n`)
   }
 }
 
@@ -75,7 +86,9 @@ export function usage(message: string): S2FTError {
 export function reportError(error: unknown): number {
   const code = errorCode(error)
   const text = error instanceof Error ? error.message : String(error)
-  const line = text.trim().replace(/\s*\n\s*/g, ' ')
+  const job = currentJob()
+  const who = job ? `rank ${job.rank}: ` : ''
+  const line = who + text.trim().replace(/\s*\n\s*/g, ' ')
   writeSync(2, `s2ft: error [${code}] ${line}\n`)
   if (process.env.S2FT_DEBUG === '1' && error instanceof Error) {
     writeSync(2, `${error.stack}\n`)

@@ -52,6 +52,7 @@ export class Progress {
 
   /** Prints a remark above the bar. */
   note(text: string): void {
+    if (this.quiet) return
     if (!this.bar) {
       process.stderr.write(`${text}\n`)
       return

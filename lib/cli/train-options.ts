@@ -71,6 +71,8 @@ export interface TrainSettings extends SelectionSettings {
   saveTotalLimit?: number
   resume?: boolean | string
   allowDifferentMachine?: boolean
+  distributed?: 'auto' | 'off' | 'mpi'
+  distributedTimeout?: number
 }
 
 /**

@@ -16,14 +16,16 @@ import { Progress } from './progress.js'
 import type { TrainSettings } from './train-options.js'
 
 export class TrainReport {
-  private readonly progress = new Progress('training')
+  private readonly progress: Progress
   private readonly began = performance.now()
 
   constructor(
     private readonly out: Output,
     private readonly settings: TrainSettings,
     private readonly model: Model,
-  ) {}
+  ) {
+    this.progress = new Progress('training', out.silent)
+  }
 
   data(use: 'training' | 'evaluation', file: string, report: EncodeReport): void {
     this.out.event({ type: 'data', use, file, ...report })
@@ -85,6 +87,13 @@ export class TrainReport {
     this.out.line(
       `steps          ${event.totalSteps} (${event.stepsPerEpoch} an epoch${from}); ${device}, ${dtype}${quantization ? ` over ${quantization}` : ''}`,
     )
+    const { distributed: sent } = event
+    if (sent) {
+      this.out.line(
+        `exchanged      ${bytes(sent.bytesPerStep)} a step from each of ${sent.ranks} ranks; ` +
+          `${bytes(sent.fullBytesPerStep)} if all weights trained`,
+      )
+    }
     this.progress.start(event.totalSteps, event.step)
   }
 

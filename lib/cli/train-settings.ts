@@ -118,7 +118,7 @@ const training: Omit<Setting, 'group'>[] = [
   {
     key: 'batchSize',
     value: 'n',
-    description: 'samples in a micro-batch',
+    description: 'samples in a micro-batch, of each rank',
     fallback: 8,
     read: count,
   },
@@ -233,6 +233,21 @@ const evaluation: Omit<Setting, 'group'>[] = [
     optionalValue: true,
     description: 'continue from this checkpoint, or from the newest in the output directory',
     read: text,
+  },
+  {
+    key: 'distributed',
+    value: 'how',
+    description:
+      'train as one of several ranks: auto (when mpirun or srun started several), mpi, off',
+    fallback: 'auto',
+    read: oneOf('auto', 'off', 'mpi'),
+  },
+  {
+    key: 'distributedTimeout',
+    value: 'seconds',
+    description: 'after which a rank that others wait for counts as lost',
+    fallback: 1800,
+    read: number({ above: 0 }),
   },
   {
     key: 'allowDifferentMachine',

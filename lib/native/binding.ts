@@ -160,6 +160,33 @@ export interface NativeTrainerSpec {
   /** 0: no clipping. */
   maxGradNorm: number
   recompute: Recompute
+  /** The trainer is that of one of several ranks. */
+  job?: NativeJob
+}
+
+/** One of several ranks; see Job of lib/distributed/job.ts. */
+export interface NativeJob {
+  readonly rank: number
+  readonly size: number
+  readonly library: string
+  /** Among the ranks of this host. */
+  readonly hostRank: number
+  readonly hostSize: number
+  /** CPUs that this rank should use, that the launcher lets the host's ranks use, of the host. */
+  readonly cpus: number
+  readonly boundCpus: number
+  readonly hostCpus: number
+  /** Bytes of gradients that this rank has sent. */
+  readonly bytesSent: number
+  gather(text: string): Promise<string[]>
+  sum(values: number[]): Promise<number[]>
+  fail(message: string): Promise<void>
+  /** Tells ranks that wait in waitDone(). */
+  done(): Promise<void>
+  /** Until that rank says done(), fails or is gone, at most the timeout. Never rejects. */
+  waitDone(rank: number): Promise<void>
+  finish(): Promise<void>
+  abort(status: number): void
 }
 
 /**
@@ -195,8 +222,11 @@ export interface NativeStepResult {
   loss: number
   /** Global norm before clipping. */
   gradNorm: number
-  /** Trained tokens. */
+  /** Trained tokens, and all tokens; with several ranks, of all of them. */
   tokens: number
+  inputTokens: number
+  /** A rank has called askStop(): all ranks learn it in the same step. */
+  stopAsked: boolean
 }
 
 /** Bytes. `total` is what the process is predicted to hold at the peak of a step. */
@@ -231,9 +261,14 @@ export interface NativeTrainer {
   plan(tokens: number, trainedTokens: number, samples: number): Promise<NativeMemoryPlan>
   /**
    * One optimizer step over the micro-batches. Rejects with NOT_FINITE and details
-   * { microBatch, sample } without touching weights, CANCELLED after cancel().
+   * { microBatch, sample } without touching weights, CANCELLED after cancel(). With several ranks,
+   * `expectedTokens` are the trained ones of all of them, where that is known before.
    */
-  step(microBatches: Sample[][], learningRate: number): Promise<NativeStepResult>
+  step(
+    microBatches: Sample[][],
+    learningRate: number,
+    expectedTokens?: number,
+  ): Promise<NativeStepResult>
   /** Gradients of the mean loss, one entry a parameter, in parameters() order. */
   gradients(batch: Sample[]): Promise<{ loss: number; gradients: Float32Array[] }>
   /**
@@ -258,6 +293,8 @@ export interface NativeTrainer {
   detach(): Promise<void>
   /** Stops the step in flight at the next layer boundary. */
   cancel(): void
+  /** Sets `stopAsked` in the results of the step in flight and those that follow. */
+  askStop(): void
   /** Restores base weights and order; full, lisa and galore keep the tuned weights. */
   dispose(): Promise<void>
 }
@@ -391,6 +428,8 @@ export interface Matrix {
 export interface NativeBinding {
   /** Must equal the package version. */
   readonly version: string
+  /** Starts MPI, once a process; `folder` holds libs2ft_mpi. Rejects with UNSUPPORTED. */
+  startJob(folder: string, timeout: number): Promise<NativeJob>
   devices(threads: number): Promise<NativeDevice[]>
   cudaReport(): Promise<NativeCudaReport>
   loadModel(spec: NativeModelSpec): Promise<NativeModel>

@@ -13,6 +13,15 @@ export const packageRoot = dirname(dirname(dirname(fileURLToPath(import.meta.url
 
 let loaded: NativeBinding | undefined
 
+const find = (): ((root: string) => unknown) & { path(root: string): string } =>
+  require('node-gyp-build')
+
+/** Where the addon lies; libraries that are opened on demand lie beside it. Throws like native(). */
+export function addonPath(): string {
+  native()
+  return find().path(packageRoot)
+}
+
 /** The addon, loaded once. Throws NATIVE_LOAD with what was tried and how to mend it. */
 export function native(): NativeBinding {
   if (loaded) return loaded
@@ -21,7 +30,7 @@ export function native(): NativeBinding {
   ).version
   let addon: NativeBinding & { setErrorClass(make: unknown): void }
   try {
-    addon = (require('node-gyp-build') as (root: string) => typeof addon)(packageRoot)
+    addon = find()(packageRoot) as typeof addon
   } catch (cause) {
     throw new S2FTError(
       'NATIVE_LOAD',

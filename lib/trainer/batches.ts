@@ -24,10 +24,11 @@ export class RunBatches {
     this.totalSteps = settings.maxSteps > 0 ? settings.maxSteps : this.stepsOfEpochs()
   }
 
-  /** Steps of an epoch, each a list of micro-batches; the last step may have fewer. */
+  /** Steps of an epoch, each a list of all ranks' micro-batches; the last step may have fewer. */
   epoch(epoch: number): SourcedSample[][][] {
     if (this.cached?.epoch === epoch) return this.cached.steps
-    const { seed, shuffle, gradientAccumulationSteps: accumulate } = this.settings
+    const { seed, shuffle, gradientAccumulationSteps, job } = this.settings
+    const accumulate = gradientAccumulationSteps * (job?.size ?? 1)
     const batches = packBatches(this.samples, { ...packing(this.settings), shuffle, seed, epoch })
     const steps: SourcedSample[][][] = []
     for (let i = 0; i < batches.length; i += accumulate) {
@@ -35,6 +36,12 @@ export class RunBatches {
     }
     this.cached = { epoch, steps }
     return steps
+  }
+
+  /** This rank's part of a step: micro-batches are dealt out one by one. */
+  mine(step: SourcedSample[][]): SourcedSample[][] {
+    const { job } = this.settings
+    return job ? step.filter((_, i) => i % job.size === job.rank) : step
   }
 
   /** Micro-batches of the first epoch that hold this share of the samples, at least one. */

@@ -88,7 +88,10 @@ export function adapterFingerprint(adapter: Adapter | undefined): string {
   return hash.digest('hex')
 }
 
-/** Mean negative log-likelihood over all trained tokens, in batches of the training's size. */
+/**
+ * Mean negative log-likelihood over all trained tokens, in batches of the training's size, which
+ * ranks divide.
+ */
 export async function evaluateSamples(
   model: Model,
   samples: readonly SourcedSample[],
@@ -102,9 +105,13 @@ export async function evaluateSamples(
   const limits = packing(settings)
   // Evaluation data may hold samples longer than any of the training data.
   if (limits.maxTokens !== undefined) limits.maxTokens = Math.max(limits.maxTokens, longest)
-  for (const { samples: batch } of packBatches(samples, { ...limits, shuffle: false })) {
+  const { job } = settings
+  const batches = packBatches(samples, { ...limits, shuffle: false })
+  for (const [i, { samples: batch }] of batches.entries()) {
+    if (job && i % job.size !== job.rank) continue
     for (const row of await score(batch)) for (const value of row) total -= value
     for (const { labels } of batch) tokens += trainedTokens(labels)
   }
+  if (job) [total, tokens] = (await job.sum([total, tokens])) as [number, number]
   return { loss: total / tokens, tokens }
 }

@@ -1,11 +1,16 @@
 // A whole training run, as a stream of events.
+import { requireAgreement } from '../distributed/agreement.js'
+import { exchangeOf } from '../distributed/exchange.js'
+import { endFailedRun } from '../distributed/failure.js'
 import { S2FTError } from '../errors.js'
 import { calibrationShare } from '../method/types.js'
 import type { NativeMemoryPlan } from '../native/binding.js'
+import { native } from '../native/load.js'
 import { RunBatches } from './batches.js'
 import { trainingBudget } from './budget.js'
 import { adapterFingerprint, dataFingerprint, prepareData, requirePrompts } from './data.js'
 import { availableMemory } from './memory.js'
+import { Progress } from './progress.js'
 import { RunFiles } from './run-files.js'
 import { learningRateAt, type Schedule, warmupSteps } from './schedule.js'
 import type { Session } from './session.js'
@@ -15,6 +20,7 @@ import {
   requireSameMachine,
   requireSameRun,
   runSignature,
+  sharedMachine,
   type TrainerState,
 } from './state.js'
 import type { Trainer } from './trainer.js'
@@ -38,33 +44,9 @@ function requireMemory(plan: NativeMemoryPlan, available: number): void {
   )
 }
 
-/** The step's place in the run, and the state that a checkpoint after it holds. */
-class Progress {
-  constructor(
-    readonly state: TrainerState,
-    private readonly batches: RunBatches,
-  ) {}
-
-  next() {
-    return this.batches.epoch(this.state.epoch)[this.state.stepInEpoch]!
-  }
-
-  advance(inputTokens: number): void {
-    const { state } = this
-    state.step++
-    state.inputTokens += inputTokens
-    state.stepInEpoch++
-    if (state.stepInEpoch >= this.batches.epoch(state.epoch).length) {
-      state.epoch++
-      state.stepInEpoch = 0
-    }
-  }
-
-  /** Epochs done, as a fraction. */
-  get epoch(): number {
-    const { epoch, stepInEpoch } = this.state
-    return stepInEpoch === 0 ? epoch : epoch + stepInEpoch / this.batches.epoch(epoch).length
-  }
+/** What is left to do for a run of several ranks when one fails; nothing before its first step. */
+interface Rescue {
+  checkpoint(): Promise<string | undefined>
 }
 
 /** @internal The events of Trainer.fit. `setStep` tells the trainer where a resumed run stands. */
@@ -72,10 +54,28 @@ export async function* fitRun(
   trainer: Trainer,
   session: Session,
   data: TrainingData,
-  { signal, resume, allowDifferentMachine = false }: FitOptions,
+  options: FitOptions,
   setStep: (step: number) => void,
 ): AsyncGenerator<TrainEvent, void> {
+  const { job } = session.settings
+  const rescue: Rescue = { checkpoint: async () => undefined }
+  try {
+    yield* train(trainer, session, data, options, setStep, rescue)
+  } catch (error) {
+    throw job ? await endFailedRun(job, error, () => rescue.checkpoint()) : error
+  }
+}
+
+async function* train(
+  trainer: Trainer,
+  session: Session,
+  data: TrainingData,
+  { signal, resume, allowDifferentMachine = false }: FitOptions,
+  setStep: (step: number) => void,
+  rescue: Rescue,
+): AsyncGenerator<TrainEvent, void> {
   const { model, settings } = session
+  const { job } = settings
   const started = performance.now()
   const files = new RunFiles(session, settings.outputDir)
   const point = await files.resumePoint(resume)
@@ -122,16 +122,29 @@ export async function* fitRun(
     ...point?.state,
     totalSteps,
     run,
-    machine: machineOf(model),
+    machine: machineOf(model, job?.size ?? 1),
   }
   const progress = new Progress(state, batches)
+  if (job) {
+    await requireAgreement(job, {
+      version: native().version,
+      ...run,
+      ...sharedMachine(model),
+      totalSteps,
+      evalSteps: settings.evalSteps,
+      evalData: evaluation ? dataFingerprint(evaluation.samples) : '',
+      step: state.step,
+    })
+  }
   if (point) {
     requireSameRun(point.state, run, point.path)
-    const differences = machineDifferences(point.state, model)
+    const differences = machineDifferences(point.state, model, job?.size ?? 1)
     if (!allowDifferentMachine) requireSameMachine(differences, point.path)
     for (const { message } of differences) yield { type: 'warning', message }
   }
-  const available = settings.memoryLimit ?? (plan.limit || availableMemory())
+  const available =
+    settings.memoryLimit ??
+    (plan.limit || availableMemory('/proc', '/sys/fs/cgroup', job?.hostSize))
   const planned: PlanEvent = {
     type: 'plan',
     ...plan,
@@ -141,10 +154,19 @@ export async function* fitRun(
     stepsPerEpoch: batches.stepsPerEpoch,
     samples: samples.length,
     step: state.step,
+    ...(job && { distributed: exchangeOf(job, model, parameters) }),
   }
   requireMemory(plan, available)
   if (point) await files.restore(point)
   setStep(state.step)
+  const before = state.step
+  rescue.checkpoint = async () =>
+    state.step > before ? files.checkpoint(state, true) : point?.path
+  // With several ranks a wish to stop takes effect once all of them know of it.
+  let stopAsked = false
+  const askStop = () => session.askStop()
+  if (job && signal?.aborted) askStop()
+  if (job) signal?.addEventListener('abort', askStop)
   try {
     await files.openMetrics(point ? state.step : -1)
     yield planned
@@ -158,9 +180,13 @@ export async function* fitRun(
       const seconds = (performance.now() - before) / 1000
       return { type: 'eval', step: state.step, epoch: progress.epoch, ...result, seconds }
     }
-    while (state.step < totalSteps && !signal?.aborted) {
+    while (state.step < totalSteps && !(job ? stopAsked : signal?.aborted)) {
       const before = performance.now()
-      const result = await trainer.takeStep(progress.next(), learningRateAt(schedule, state.step))
+      const sentBefore = job?.native.bytesSent ?? 0
+      const rate = learningRateAt(schedule, state.step)
+      const { mine, tokens } = progress.next()
+      const { stopAsked: stop, ...result } = await trainer.takeStep(mine, rate, tokens)
+      stopAsked = stop
       const seconds = (performance.now() - before) / 1000
       progress.advance(result.inputTokens)
       const tokensPerSecond = result.inputTokens / seconds
@@ -172,6 +198,7 @@ export async function* fitRun(
         epoch,
         tokensPerSecond,
         seconds,
+        ...(job && { bytesSent: job.native.bytesSent - sentBefore }),
       }
       const last = state.step >= totalSteps
       if (last || state.step % settings.loggingSteps === 0) await files.log(event)
@@ -196,6 +223,7 @@ export async function* fitRun(
     const end = { type: 'end', step: state.step, epoch: progress.epoch, seconds } as const
     yield path === undefined ? end : { ...end, path }
   } finally {
+    signal?.removeEventListener('abort', askStop)
     await files.close()
   }
 }

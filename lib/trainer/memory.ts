@@ -52,10 +52,11 @@ function groupLimits(root: string, proc: string): number[] {
 
 /**
  * Bytes that this process may hold in all: what it holds now and what the system (MemAvailable)
- * and its control groups (v1 and v2) still give. The folders are parameters for the tests.
+ * and its control groups (v1 and v2) still give, divided between so many processes of a job. The
+ * folders are parameters for the tests.
  */
-export function availableMemory(proc = '/proc', groups = '/sys/fs/cgroup'): number {
+export function availableMemory(proc = '/proc', groups = '/sys/fs/cgroup', processes = 1): number {
   const total = field(read(join(proc, 'meminfo')), 'MemAvailable')
   const free = total === undefined ? freemem() : total * 1024
-  return process.memoryUsage.rss() + Math.min(free, ...groupLimits(groups, proc))
+  return process.memoryUsage.rss() + Math.min(free, ...groupLimits(groups, proc)) / processes
 }

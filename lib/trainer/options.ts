@@ -1,6 +1,7 @@
 // Checked options of a Trainer, with defaults.
 import { z } from 'zod'
 import { Adapter } from '../adapter/adapter.js'
+import { Job } from '../distributed/job.js'
 import { S2FTError } from '../errors.js'
 import { changesBase } from '../method/types.js'
 import { show, validate } from '../model/validate.js'
@@ -47,6 +48,7 @@ const schema = z.strictObject({
   recompute: z.enum(['none', 'selective', 'block']).default('selective'),
   memoryLimit: whole.optional(),
   encode: z.custom<TrainerOptions['encode'] & object>(isObject).optional(),
+  job: z.instanceof(Job).optional(),
 })
 
 function isObject(value: unknown): boolean {

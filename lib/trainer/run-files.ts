@@ -22,14 +22,18 @@ export interface ResumePoint {
   state: TrainerState
 }
 
+/** Of several ranks the first one writes; the others only read. */
 export class RunFiles {
   private metrics: MetricsLog | undefined
   private saved = -1
+  private readonly writes: boolean
 
   constructor(
     private readonly session: Session,
     private readonly outputDir: string | undefined,
-  ) {}
+  ) {
+    this.writes = (session.settings.job?.rank ?? 0) === 0
+  }
 
   /**
    * Cleans up after killed runs and finds the checkpoint to resume. Throws INVALID_ARGUMENT when
@@ -37,12 +41,13 @@ export class RunFiles {
    */
   async resumePoint(resume: FitOptions['resume']): Promise<ResumePoint | undefined> {
     const { outputDir } = this
-    if (outputDir !== undefined) await removeLeftovers(outputDir)
+    if (outputDir !== undefined && this.writes) await removeLeftovers(outputDir)
     if (typeof resume === 'string') return { path: resume, state: await readState(resume) }
     if (outputDir === undefined) {
       if (!resume) return undefined
       throw new S2FTError('INVALID_ARGUMENT', 'resume: expected an outputDir or a path, found none')
     }
+    if (!resume && !this.writes) return undefined
     const checkpoints = await listCheckpoints(outputDir)
     if (resume) {
       const newest = checkpoints.at(-1)
@@ -62,7 +67,8 @@ export class RunFiles {
 
   /** Opens metrics.jsonl, cut to the lines up to `step`; -1 starts a new one. */
   async openMetrics(step: number): Promise<void> {
-    if (this.outputDir !== undefined) this.metrics = await MetricsLog.open(this.outputDir, step)
+    if (this.outputDir !== undefined && this.writes)
+      this.metrics = await MetricsLog.open(this.outputDir, step)
   }
 
   async log(event: TrainEvent): Promise<void> {
@@ -83,11 +89,16 @@ export class RunFiles {
     }
   }
 
-  /** Writes a checkpoint, or names the one of this very step. undefined without an outputDir. */
-  async checkpoint(state: TrainerState): Promise<string | undefined> {
+  /**
+   * Writes a checkpoint, or names the one of this very step, or of the rank that writes, unless
+   * this one `must`. undefined without an outputDir.
+   */
+  async checkpoint(state: TrainerState, must = false): Promise<string | undefined> {
     const { outputDir, session } = this
     if (outputDir === undefined) return undefined
-    if (this.saved === state.step) return checkpointPath(outputDir, state.step)
+    if (this.saved === state.step || !(this.writes || must)) {
+      return checkpointPath(outputDir, state.step)
+    }
     await this.metrics?.flush()
     const { saveTotalLimit } = session.settings
     const path = await writeCheckpoint(outputDir, state.step, saveTotalLimit, async (directory) => {
@@ -102,7 +113,7 @@ export class RunFiles {
 
   /** The final adapter or model. */
   async result(): Promise<string | undefined> {
-    if (this.outputDir !== undefined) await this.saveTuned(this.outputDir)
+    if (this.outputDir !== undefined && this.writes) await this.saveTuned(this.outputDir)
     return this.outputDir
   }
 

@@ -73,12 +73,13 @@ export class Session {
     microBatches: readonly (readonly SourcedSample[])[],
     learningRate: number,
     step: number,
+    expectedTokens?: number,
   ): Promise<NativeStepResult> {
     const plain = withoutSources(microBatches)
     try {
       return await this.train(async (trainer) => {
         await this.choose(trainer, plain)
-        return trainer.step(plain, learningRate)
+        return trainer.step(plain, learningRate, expectedTokens)
       })
     } catch (error) {
       throw located(error, microBatches, step)
@@ -102,6 +103,14 @@ export class Session {
   cancel(): void {
     this.opening?.then(
       (trainer) => trainer.cancel(),
+      () => {},
+    )
+  }
+
+  /** Asks all ranks to stop after the step in flight: its result says so. */
+  askStop(): void {
+    this.opening?.then(
+      (trainer) => trainer.askStop(),
       () => {},
     )
   }
@@ -149,6 +158,7 @@ export class Session {
         weightDecay: settings.weightDecay,
         maxGradNorm: settings.maxGradNorm,
         recompute: settings.recompute,
+        ...(settings.job && { job: settings.job.native }),
       })
       const byData = calibrationShare(settings.method) !== undefined
       this.choicePending = byData && !adapter

@@ -27,6 +27,8 @@ const schema = z.strictObject({
   machine: z.strictObject({
     threads: z.number().int().positive(),
     arithmetic: z.string(),
+    /** Ranks that divide a step. */
+    ranks: z.number().int().positive().default(1),
   }),
 })
 
@@ -64,7 +66,8 @@ export function runSignature(
     lrScheduler: settings.lrScheduler,
     batchSize,
     maxTokensPerBatch: maxTokens,
-    gradientAccumulationSteps: settings.gradientAccumulationSteps,
+    // Of all ranks: fewer ranks that accumulate more continue the same run.
+    gradientAccumulationSteps: settings.gradientAccumulationSteps * (settings.job?.size ?? 1),
     shuffle: settings.shuffle,
     seed: settings.seed,
     recompute: settings.recompute,
@@ -76,7 +79,7 @@ export function runSignature(
 }
 
 /** Sorted keys, so that the order in which options were given does not matter. */
-function canonical(value: unknown): string {
+export function canonical(value: unknown): string {
   return JSON.stringify(value, (_, inner: unknown) =>
     typeof inner === 'object' && inner !== null && !Array.isArray(inner)
       ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
@@ -120,13 +123,13 @@ export interface MachineDifference {
 }
 
 /** Empty when this machine continues the run bit by bit. */
-export function machineDifferences(state: TrainerState, model: Model): MachineDifference[] {
-  const now = machineOf(model)
-  // On a CPU only bf16 weights are multiplied in one arithmetic or the other.
-  const cpus = [state.machine, now].every(({ arithmetic }) => /^(native|widen)$/.test(arithmetic))
-  const options =
-    model.dtype === 'bf16' || !cpus ? (['threads', 'arithmetic'] as const) : ['threads' as const]
-  return options.flatMap((option) => {
+export function machineDifferences(
+  state: TrainerState,
+  model: Model,
+  ranks: number,
+): MachineDifference[] {
+  const now = machineOf(model, ranks)
+  return deciding(state, model).flatMap((option) => {
     const [expected, found] = [state.machine[option], now[option]]
     if (expected === found) return []
     const message =
@@ -136,19 +139,37 @@ export function machineDifferences(state: TrainerState, model: Model): MachineDi
   })
 }
 
+/** What of a machine decides the last bits. */
+function deciding(state: TrainerState, model: Model): (keyof TrainerState['machine'])[] {
+  // On a CPU only bf16 weights are multiplied in one arithmetic or the other.
+  const cpus = [state.machine, model].every((m) => /^(native|widen)$/.test(m.arithmetic))
+  return model.dtype === 'bf16' || !cpus ? ['threads', 'arithmetic', 'ranks'] : ['threads', 'ranks']
+}
+
+/** What must be the same on all ranks, so that their weights stay the same. */
+export function sharedMachine(model: Model): Record<string, unknown> {
+  const { threads, arithmetic } = model
+  const one = model.device === 'cpu' && model.dtype === 'f32'
+  return one ? { threads } : { threads, arithmetic }
+}
+
 /** Throws INVALID_ARGUMENT naming the first difference and what mends it. */
 export function requireSameMachine(differences: MachineDifference[], path: string): void {
   const [difference] = differences
   if (!difference) return
   const { message, ...details } = difference
+  const wanted = show(details.expected)
+  const remedy =
+    details.option === 'ranks'
+      ? `launch as many ranks as then (${wanted})`
+      : `load the model with ${details.option} ${wanted}`
   throw new S2FTError(
     'INVALID_ARGUMENT',
-    `resume from ${path}: ${message}: load the model with ${details.option} ` +
-      `${show(details.expected)}, or accept that with allowDifferentMachine`,
+    `resume from ${path}: ${message}: ${remedy}, or accept that with allowDifferentMachine`,
     { details },
   )
 }
 
-export function machineOf({ threads, arithmetic }: Model): TrainerState['machine'] {
-  return { threads, arithmetic }
+export function machineOf({ threads, arithmetic }: Model, ranks: number): TrainerState['machine'] {
+  return { threads, arithmetic, ranks }
 }

@@ -64,24 +64,29 @@ export class Trainer {
       },
       this.steps,
     )
-    return this.takeStep(batches, rate)
+    const { stopAsked: _, ...result } = await this.takeStep(batches, rate)
+    return result
   }
 
-  /** @internal */
+  /** @internal `expectedTokens`: trained ones of all ranks. */
   async takeStep(
     batches: readonly (readonly SourcedSample[])[],
     learningRate: number,
-  ): Promise<StepResult> {
-    if (!batches.some((batch) => batch.some(({ labels }) => trainedTokens(labels) > 0))) {
+    expectedTokens?: number,
+  ): Promise<StepResult & { stopAsked: boolean }> {
+    // A rank may have no part in a step.
+    if (
+      !this.options.job &&
+      !batches.some((batch) => batch.some(({ labels }) => trainedTokens(labels) > 0))
+    ) {
       throw new S2FTError(
         'INVALID_DATA',
         'samples: expected at least one trained token (a label other than -100 after the first)',
       )
     }
-    const result = await this.session.step(batches, learningRate, this.steps + 1)
+    const result = await this.session.step(batches, learningRate, this.steps + 1, expectedTokens)
     this.steps++
-    const inputTokens = batches.flat().reduce((sum, { tokens }) => sum + tokens.length, 0)
-    return { step: this.steps, learningRate, inputTokens, ...result }
+    return { step: this.steps, learningRate, ...result }
   }
 
   /**

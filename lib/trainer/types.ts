@@ -1,6 +1,7 @@
 // What users pass to a Trainer and the events that training yields.
 import type { Adapter } from '../adapter/adapter.js'
 import type { Dataset, EncodeDatasetOptions } from '../data/index.js'
+import type { Job } from '../distributed/job.js'
 import type { Method } from '../method/types.js'
 import type { SampleInput } from '../model/types.js'
 import type { NativeMemoryPlan, Recompute } from '../native/binding.js'
@@ -33,7 +34,7 @@ export interface TrainerOptions {
   maxSteps?: number
   /** Default 1 (Hugging Face: 3). May be a fraction. */
   numTrainEpochs?: number
-  /** Samples in a micro-batch; default 8. */
+  /** Samples in a micro-batch, of each rank; default 8. */
   batchSize?: number
   /** Fill micro-batches up to this many tokens instead of counting samples. */
   maxTokensPerBatch?: number
@@ -61,6 +62,11 @@ export interface TrainerOptions {
   memoryLimit?: number
   /** How a Dataset is encoded: template, completionOnly, maxLength (default: the model's; text files in blocks of 1024). */
   encode?: EncodeDatasetOptions
+  /**
+   * Of joinJob(): train as one of several ranks. fit() divides the data; what is given to step() and
+   * gradients() is this rank's part, and every rank calls them.
+   */
+  job?: Job | undefined
 }
 
 /** Encoded samples, or a Dataset (loadDataset) that the model's tokenizer encodes. */
@@ -88,8 +94,17 @@ export interface StepResult {
   gradNorm: number
   /** Trained tokens. */
   tokens: number
-  /** All tokens, prompts included. */
+  /** All tokens, prompts included; with several ranks, like all of these, of all of them. */
   inputTokens: number
+}
+
+/** What ranks exchange, in bytes that each of them sends in a step. */
+export interface Exchange {
+  ranks: number
+  library: string
+  bytesPerStep: number
+  /** If all weights trained. */
+  fullBytesPerStep: number
 }
 
 export interface PlanEvent extends NativeMemoryPlan, TrainingBudget {
@@ -101,6 +116,8 @@ export interface PlanEvent extends NativeMemoryPlan, TrainingBudget {
   samples: number
   /** Steps done before (resume). */
   step: number
+  /** Only with several ranks. */
+  distributed?: Exchange
 }
 export interface StepEvent extends StepResult {
   type: 'step'
@@ -110,6 +127,8 @@ export interface StepEvent extends StepResult {
   /** inputTokens per second of this step. */
   tokensPerSecond: number
   seconds: number
+  /** Bytes that this rank has sent for the step; only with several ranks. */
+  bytesSent?: number
 }
 export interface EvalEvent {
   type: 'eval'

@@ -63,6 +63,11 @@ export function hasOneDnn() {
   )
 }
 
+/** True when MPI can be compiled against and its launcher is there. */
+export function hasMpi() {
+  return installed('mpicxx') && installed('mpirun')
+}
+
 /** How commands may be run as root: [] as root, ['sudo', '-n'] or undefined when they may not. */
 function asRoot() {
   if (process.getuid?.() === 0) return []

@@ -3,7 +3,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { installed, mustRun, root } from './process.mjs'
-import { ensureOneDnn, hasOneDnn, requireBuildTools } from './requirements.mjs'
+import { ensureOneDnn, hasMpi, hasOneDnn, requireBuildTools } from './requirements.mjs'
 import { fingerprint, stamp, stamped } from './stamp.mjs'
 
 const addon = 'build/Release/s2ft.node'
@@ -64,7 +64,8 @@ function dropForeignCache(out) {
  */
 export function buildAddon({ out = 'build', tests = false } = {}) {
   const inputs = ['cpp', 'cuda', 'CMakeLists.txt', 'package.json']
-  const current = fingerprint(inputs, [hasOneDnn(), process.env.CXX ?? ''])
+  const state = () => fingerprint(inputs, [hasOneDnn(), hasMpi(), process.env.CXX ?? ''])
+  const current = state()
   const stampFile = `${out}/.stamp-${tests ? 'tests' : 'addon'}`
   const built = out !== 'build' || existsSync(join(root, addon))
   if (built && (stamped(stampFile, current) || stamped(`${out}/.stamp-tests`, current))) return
@@ -75,7 +76,7 @@ export function buildAddon({ out = 'build', tests = false } = {}) {
   const place = ['--out', join(root, out), '--config', 'Release']
   cmakeJs(['configure', ...place, `--CDS2FT_TESTS=${tests ? 'ON' : 'OFF'}`])
   cmakeJs(['build', ...place, '--parallel', String(availableParallelism())])
-  stamp(stampFile, fingerprint(inputs, [hasOneDnn(), process.env.CXX ?? '']))
+  stamp(stampFile, state())
 }
 
 /** Compiles lib/ to dist/. */
