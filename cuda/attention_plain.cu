@@ -32,6 +32,45 @@ __device__ inline float dot(const float* x, const float* y, int n) {
   return sum;
 }
 
+/// A block of 32 packed rows, and the thread's place in it: eight threads have a row.
+struct PlainRows {
+  AttentionWork w;
+  int rows, row0, r, lane;
+  int row = 0, last = 0;  // the thread's row, and the last key that it sees
+  KeySpan span{0, 0};     // keys that some of the rows see
+
+  __device__ explicit PlainRows(const AttentionParams& p)
+      : w(p, gridDim.x - 1 - blockIdx.x),
+        rows(w.queries * w.group),
+        row0(w.tile * kSide),
+        r(threadIdx.x / kLanes),
+        lane(threadIdx.x % kLanes) {
+    if (empty()) return;
+    row = min(row0 + r, rows - 1);
+    last = w.last_key(row / w.group);
+    span = keys_of_queries(w, p.window, row0 / w.group,
+                           (min(row0 + kSide, rows) - 1) / w.group);
+  }
+  __device__ bool empty() const { return row0 >= rows; }
+  /// Whether the thread's row is one, and not there to fill the block.
+  __device__ bool has_row() const { return row0 + r < rows; }
+
+  template <class T>
+  __device__ void load_rows(const AttentionParams& p, float* tile,
+                            const View<const T>& x) const {
+    fill(tile, p.head_dim + 1, p.head_dim, [&](int i) -> const T* {
+      return row0 + i < rows ? w.row(p, x, row0 + i) : nullptr;
+    });
+  }
+  template <class T>
+  __device__ void load_keys(const AttentionParams& p, float* tile, const View<const T>& x,
+                            int key) const {
+    fill(tile, p.head_dim + 1, p.head_dim, [&](int i) -> const T* {
+      return key + i < span.end ? w.key(p, x, key + i) : nullptr;
+    });
+  }
+};
+
 /// Block: 32 packed rows of a sequence and key/value head.
 template <class T, int kCols>
 __global__ void plain_kernel(AttentionParams p, View<T> o, View<float> lse,
@@ -43,31 +82,22 @@ __global__ void plain_kernel(AttentionParams p, View<T> o, View<float> lse,
   float* values = keys + kSide * stride;
   float* weights = values + kSide * stride;  // [kSide][kSide + 1]
 
-  AttentionWork w(p, gridDim.x - 1 - blockIdx.x);
-  const int rows = w.queries * w.group, row0 = w.tile * kSide;
-  if (row0 >= rows) return;
-  const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const int row = min(row0 + r, rows - 1), last = w.last_key(row / w.group);
-  const KeySpan span = keys_of_queries(w, p.window, row0 / w.group,
-                                       (min(row0 + kSide, rows) - 1) / w.group);
-  fill(queries, stride, hd, [&](int i) -> const T* {
-    return row0 + i < rows ? w.row(p, q, row0 + i) : nullptr;
-  });
+  const PlainRows b(p);
+  if (b.empty()) return;
+  const AttentionWork& w = b.w;
+  const int r = b.r, lane = b.lane;
+  b.load_rows(p, queries, q);
   float sums[kCols] = {};
   float peak = -INFINITY, mass = 0;
-  for (int key = span.begin / kSide * kSide; key < span.end; key += kSide) {
+  for (int key = b.span.begin / kSide * kSide; key < b.span.end; key += kSide) {
     __syncthreads();
-    fill(keys, stride, hd, [&](int i) -> const T* {
-      return key + i < span.end ? w.key(p, k, key + i) : nullptr;
-    });
-    fill(values, stride, hd, [&](int i) -> const T* {
-      return key + i < span.end ? w.key(p, v, key + i) : nullptr;
-    });
+    b.load_keys(p, keys, k, key);
+    b.load_keys(p, values, v, key);
     __syncthreads();
     float s[kEach], top = peak;
     for (int i = 0; i < kEach; ++i) {
       const int j = lane + i * kLanes;
-      s[i] = sees(last, key + j, p.window)
+      s[i] = sees(b.last, key + j, p.window)
                  ? dot(queries + r * stride, keys + j * stride, hd) * p.scale
                  : -INFINITY;
       top = fmaxf(top, s[i]);
@@ -96,14 +126,14 @@ __global__ void plain_kernel(AttentionParams p, View<T> o, View<float> lse,
   }
   for (int bit = 1; bit < kLanes; bit *= 2)
     mass += __shfl_xor_sync(0xffffffffu, mass, bit);
-  if (row0 + r >= rows) return;
-  T* to = w.row(p, o, row);
+  if (!b.has_row()) return;
+  T* to = w.row(p, o, b.row);
   for (int c = 0; c < kCols; ++c) {
     const int d = lane + c * kLanes;
     if (d < hd) to[d] = from_f32<T>(sums[c] / mass);
   }
   if (lane == 0 && lse.data)
-    *lse.at(w.query_row + row / w.group, w.head(p, row)) = peak + logf(mass);
+    *lse.at(w.query_row + b.row / w.group, w.head(p, b.row)) = peak + logf(mass);
 }
 
 /// What the gradient's kernels read of the rows beside q and d_o.
@@ -133,34 +163,23 @@ __global__ void plain_dq_kernel(AttentionParams p, View<T> dq, View<const T> d_o
   float* values = keys + kSide * stride;
   float* d_scores = values + kSide * stride;  // [kSide][kSide + 1]
 
-  AttentionWork w(p, gridDim.x - 1 - blockIdx.x);
-  const int rows = w.queries * w.group, row0 = w.tile * kSide;
-  if (row0 >= rows) return;
-  const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const int row = min(row0 + r, rows - 1), last = w.last_key(row / w.group);
-  const KeySpan span = keys_of_queries(w, p.window, row0 / w.group,
-                                       (min(row0 + kSide, rows) - 1) / w.group);
-  const float lse = row_sums.lse_of(p, w, row), delta = row_sums.delta_of(p, w, row);
-  fill(queries, stride, hd, [&](int i) -> const T* {
-    return row0 + i < rows ? w.row(p, q, row0 + i) : nullptr;
-  });
-  fill(d_outs, stride, hd, [&](int i) -> const T* {
-    return row0 + i < rows ? w.row(p, d_o, row0 + i) : nullptr;
-  });
+  const PlainRows b(p);
+  if (b.empty()) return;
+  const AttentionWork& w = b.w;
+  const int r = b.r, lane = b.lane;
+  const float lse = row_sums.lse_of(p, w, b.row), delta = row_sums.delta_of(p, w, b.row);
+  b.load_rows(p, queries, q);
+  b.load_rows(p, d_outs, d_o);
   float sums[kCols] = {};
-  for (int key = span.begin / kSide * kSide; key < span.end; key += kSide) {
+  for (int key = b.span.begin / kSide * kSide; key < b.span.end; key += kSide) {
     __syncthreads();
-    fill(keys, stride, hd, [&](int i) -> const T* {
-      return key + i < span.end ? w.key(p, k, key + i) : nullptr;
-    });
-    fill(values, stride, hd, [&](int i) -> const T* {
-      return key + i < span.end ? w.key(p, v, key + i) : nullptr;
-    });
+    b.load_keys(p, keys, k, key);
+    b.load_keys(p, values, v, key);
     __syncthreads();
     for (int i = 0; i < kEach; ++i) {
       const int j = lane + i * kLanes;
       float d_score = 0;
-      if (sees(last, key + j, p.window)) {
+      if (sees(b.last, key + j, p.window)) {
         const float score = dot(queries + r * stride, keys + j * stride, hd) * p.scale;
         const float d_weight = dot(d_outs + r * stride, values + j * stride, hd);
         d_score = expf(score - lse) * (d_weight - delta);
@@ -175,8 +194,8 @@ __global__ void plain_dq_kernel(AttentionParams p, View<T> dq, View<const T> d_o
         sums[c] = fmaf(d_scores[r * (kSide + 1) + j], keys[j * stride + d], sums[c]);
     }
   }
-  if (row0 + r >= rows) return;
-  T* to = w.row(p, dq, row);
+  if (!b.has_row()) return;
+  T* to = w.row(p, dq, b.row);
   for (int c = 0; c < kCols; ++c) {
     const int d = lane + c * kLanes;
     if (d < hd) to[d] = from_f32<T>(sums[c] * p.scale);
