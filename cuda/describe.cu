@@ -49,7 +49,8 @@ std::vector<CudaPiece> pieces() {
             "pip install nvidia-cublas, or the CUDA toolkit"),
       piece("cuDNN", cudnn, "not used yet: this library's own kernels compute attention",
             "pip install nvidia-cudnn-cu13, or cuDNN 9 from NVIDIA"),
-      piece("NCCL", nccl, "training on several GPUs; one GPU needs none",
+      piece("NCCL", nccl,
+            "sums over several GPUs; without it they travel through host memory",
             "pip install nvidia-nccl-cu13, or libnccl2")};
 }
 
