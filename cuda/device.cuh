@@ -51,4 +51,15 @@ __device__ inline T block_sum(T x, T* partial) {
   return sum;
 }
 
+/// The maximum over a block of whole warps, in every thread; the rest as block_sum.
+__device__ inline float block_max(float x, float* partial) {
+  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  x = warp_max(x);
+  if (lane == 0) partial[warp] = x;
+  __syncthreads();
+  float max = partial[0];
+  for (int i = 1; i < warps; ++i) max = fmaxf(max, partial[i]);
+  return max;
+}
+
 }  // namespace s2ft::cuda

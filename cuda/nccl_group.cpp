@@ -2,7 +2,7 @@
 // are no groups, and gradients of several GPUs travel through host memory.
 #include "cuda/nccl_group.h"
 
-#if __has_include(<nccl.h>)
+#if __has_include(<nccl.h>) && !defined(S2FT_CUDA_EMULATION)
 #include <nccl.h>
 
 #include <chrono>

@@ -9,7 +9,9 @@ import torch
 
 
 def peak_bytes():
-    """VmHWM of this process, or None where the system does not tell."""
+    """The GPU's allocated peak where one is used, else VmHWM, or None where unknown."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
     try:
         with open("/proc/self/status") as status:
             return int(re.search(r"VmHWM:\s+(\d+)", status.read()).group(1)) * 1024
@@ -18,7 +20,10 @@ def peak_bytes():
 
 
 def reset_peak():
-    """Lets VmHWM start again from what is held now; False where the system cannot."""
+    """Lets the peak start again from what is held now; False where the system cannot."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        return True
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -34,6 +39,12 @@ def release_setup():
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
         pass
+
+
+def finish():
+    """Waits for a GPU's work: it is asked for long before it is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def compiled_graphs():
@@ -70,6 +81,7 @@ def time_steps(run, optimizer, batches, case):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
+        finish()
         if i >= case["warmup"]:
             seconds.append(time.perf_counter() - start)
     return {
@@ -79,6 +91,6 @@ def time_steps(run, optimizer, batches, case):
         "loss": losses[-1],
         # Graphs compiled while the clock ran; anything but 0 spoils the figures.
         "compilations": compiled_graphs() - graphs if tuned else 0,
-        "device": "cpu",
+        "device": "cuda" if torch.cuda.is_initialized() else "cpu",
         "threads": torch.get_num_threads(),
     }

@@ -32,12 +32,23 @@ def adapt(model, case):
     return model, [p for p in model.parameters() if p.requires_grad]
 
 
+def device_of(case):
+    """Where the case runs: a case of any device takes the GPU where there is one."""
+    if case["device"] == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return case["device"]
+
+
 def build(case):
     """Loads the case's model directory and adapts it."""
     torch.set_num_threads(case["threads"])
     torch.manual_seed(0)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[case["dtype"]]
-    model = AutoModelForCausalLM.from_pretrained(case["model"], dtype=dtype)
+    device = device_of(case)
+    # PyTorch's fastest attention; on a GPU the weights go there as they are read.
+    model = AutoModelForCausalLM.from_pretrained(
+        case["model"], dtype=dtype, attn_implementation="sdpa"
+    ).to(device)
     model.config.use_cache = False
     model, parameters = adapt(model, case)
     return model.train(), parameters

@@ -10,14 +10,15 @@ import sys
 
 import torch
 from measure import optimizer_of, runner, time_steps
-from methods import build
+from methods import build, device_of
 
 
-def padded(samples):
+def padded(samples, device):
     longest = max(len(sample["tokens"]) for sample in samples)
 
     def rows(values, filler):
-        return torch.tensor([[*v, *[filler] * (longest - len(v))] for v in values])
+        lines = [[*v, *[filler] * (longest - len(v))] for v in values]
+        return torch.tensor(lines, device=device)
 
     tokens = [sample["tokens"] for sample in samples]
     return {
@@ -36,7 +37,7 @@ def main():
     # As many batches to warm up as asked for, then every sample that all sides are timed on.
     groups = [samples[i * size : (i + 1) * size] for i in range(case["warmup"])]
     groups += [samples[i : i + size] for i in range(first, len(samples), size)]
-    batches = [padded(group) for group in groups]
+    batches = [padded(group, device_of(case)) for group in groups]
     result = time_steps(
         runner(model, case, dynamic=True), optimizer_of(parameters, case), batches, case
     )

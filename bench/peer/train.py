@@ -9,7 +9,7 @@ import sys
 
 import torch
 from measure import optimizer_of, runner, time_steps
-from methods import build
+from methods import build, device_of
 
 
 def random_tokens(count, vocabulary, seed):
@@ -30,7 +30,7 @@ def main():
             random_tokens(case["sequence"], case["vocabulary"], 1000 * turn + i)
             for i in range(case["batch"])
         ]
-        ids = torch.tensor(rows)
+        ids = torch.tensor(rows, device=device_of(case))
         data.append({"input_ids": ids, "labels": ids})
     batches = [data[i % 2] for i in range(case["warmup"] + case["steps"])]
     result = time_steps(

@@ -68,6 +68,14 @@ struct AdamW {
   int64_t step;          // 1-based, for bias correction
 };
 
+/// Memory of a device of its own; all zero where that is the host's.
+struct DeviceMemory {
+  size_t total = 0;
+  size_t used = 0;  // by anybody
+  size_t held = 0;  // by this backend
+  size_t peak = 0;  // of held, since reset_peak_memory()
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -83,6 +91,8 @@ class Backend {
   virtual void upload(void* to, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  virtual DeviceMemory device_memory() const { return {}; }
+  virtual void reset_peak_memory() {}
   /// Upper bound of what the backend itself holds while it trains batches of so many
   /// tokens with such attention: product scratch, attention scratch, code. For the memory
   /// plan.
@@ -195,9 +205,12 @@ class Backend {
   virtual void scatter_elements(Mat y, Mat x, const int32_t* index) = 0;
 
   // -- optimizer ------------------------------------------------------------------
-  virtual void adamw(const AdamW& update) = 0;
-  /// Sum of squares in double, the same for the same input and thread count.
-  virtual double sum_of_squares(Mat x) = 0;
+  virtual void adamw(const AdamW* updates, int count) = 0;
+  void adamw(const AdamW& update) { adamw(&update, 1); }
+  /// Sum of squares over all of them in double, the same for the same input and thread
+  /// count.
+  virtual double sum_of_squares(const Mat* x, int count) = 0;
+  double sum_of_squares(Mat x) { return sum_of_squares(&x, 1); }
 };
 
 }  // namespace s2ft

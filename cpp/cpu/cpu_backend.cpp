@@ -317,14 +317,17 @@ class CpuBackend final : public Backend {
     kernels_.scatter_elements(y, x, index);
   }
 
-  void adamw(const AdamW& update) override {
+  void adamw(const AdamW* updates, int count) override {
     const ThreadScope scope(threads_);
-    kernels_.adamw(update);
+    for (int i = 0; i < count; ++i) kernels_.adamw(updates[i]);
   }
-  double sum_of_squares(Mat x) override {
+  double sum_of_squares(const Mat* x, int count) override {
     const ThreadScope scope(threads_);
     auto scratch = per_thread(sizeof(double));
-    return kernels_.sum_of_squares(x, scratch.as<double>());
+    double sum = 0;
+    for (int i = 0; i < count; ++i)
+      sum += kernels_.sum_of_squares(x[i], scratch.as<double>());
+    return sum;
   }
 
  private:

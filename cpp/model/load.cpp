@@ -2,6 +2,7 @@
 // ever exists.
 #include "model/load.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <set>
 
@@ -96,18 +97,30 @@ void for_base_rows(const Model& model, const TensorPlace& place, DType to, Sink 
   }
   const std::vector<int32_t> rows = places_of_originals(place.row_order, place.row_unit);
   const std::vector<int32_t> cols = places_of_originals(place.col_order, place.col_unit);
-  const size_t size = dtype_size(w.dtype);
-  std::vector<char> raw(size_t(w.cols) * size), out(size_t(w.cols) * dtype_size(to));
-  for (int64_t i = 0; i < w.rows; ++i) {
-    const Mat row = w.row_range(rows.empty() ? i : rows[i], 1);
-    model.backend->download(raw.data(), row.data, raw.size());
-    if (cols.empty()) {
-      convert(out.data(), to, raw.data(), w.dtype, w.cols);
-    } else {
-      for (int64_t j = 0; j < w.cols; ++j)
-        write_element(out.data(), to, j, read_element(raw.data(), w.dtype, cols[j]));
+  Backend& backend = *model.backend;
+  const size_t row_bytes = size_t(w.cols) * dtype_size(w.dtype);
+  const int64_t step = std::clamp<int64_t>(int64_t(kStagingBytes / row_bytes), 1, w.rows);
+  const Buffer ordered = backend.allocate(rows.empty() ? 0 : size_t(step) * row_bytes);
+  std::vector<char> raw(size_t(step) * row_bytes), out(size_t(w.cols) * dtype_size(to));
+  for (int64_t i = 0; i < w.rows; i += step) {
+    // Many rows a copy: a device answers each one after a wait.
+    const int64_t n = std::min(step, w.rows - i);
+    Mat block = w.row_range(i, n);
+    if (!rows.empty()) {
+      block = mat(ordered.data(), w.dtype, n, w.cols);
+      backend.gather_rows(block, w, rows.data() + i);
     }
-    sink(out.data(), out.size());
+    backend.download(raw.data(), block.data, size_t(n) * row_bytes);
+    for (int64_t r = 0; r < n; ++r) {
+      const char* from = raw.data() + size_t(r) * row_bytes;
+      if (cols.empty()) {
+        convert(out.data(), to, from, w.dtype, w.cols);
+      } else {
+        for (int64_t j = 0; j < w.cols; ++j)
+          write_element(out.data(), to, j, read_element(from, w.dtype, cols[j]));
+      }
+      sink(out.data(), out.size());
+    }
   }
 }
 

@@ -36,6 +36,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("benchOps", Napi::Function::New(env, bench_ops_js));
   exports.Set("startJob", Napi::Function::New(env, JobWrap::start));
   exports.Set("devices", Napi::Function::New(env, devices_js));
+  exports.Set("cudaReport", Napi::Function::New(env, cuda_report_js));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak_memory_js));
   exports.Set("peakMemory", Napi::Function::New(env, peak_memory_js));
   return exports;

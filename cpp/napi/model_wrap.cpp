@@ -1,7 +1,7 @@
 #include "napi/model_wrap.h"
 
+#include "backend/registry.h"
 #include "core/threads.h"
-#include "cpu/cpu_backend.h"
 #include "model/inference.h"
 #include "model/load.h"
 #include "napi/decoder_wrap.h"
@@ -33,12 +33,6 @@ Quantization read_quantization(const std::string& name) {
               "[load] quantize: expected none, int8 or nf4, found " + name);
 }
 
-void check_device(const std::string& device) {
-  if (device == "cpu") return;
-  throw Error("DEVICE_UNAVAILABLE",
-              "[load] device " + device + ": this build has the cpu backend only");
-}
-
 }  // namespace
 
 void remember_fingerprint(ModelState& state) {
@@ -50,6 +44,7 @@ Napi::Function ModelWrap::define(Napi::Env env) {
                      {InstanceAccessor("bytes", &ModelWrap::bytes, nullptr),
                       InstanceAccessor("arithmetic", &ModelWrap::arithmetic, nullptr),
                       InstanceAccessor("threads", &ModelWrap::threads, nullptr),
+                      InstanceAccessor("device", &ModelWrap::device, nullptr),
                       InstanceAccessor("parameters", &ModelWrap::parameters, nullptr),
                       InstanceMethod("tensors", &ModelWrap::tensors),
                       InstanceMethod("logits", &ModelWrap::logits),
@@ -60,6 +55,7 @@ Napi::Function ModelWrap::define(Napi::Env env) {
                       InstanceMethod("unfuse", &ModelWrap::unfuse),
                       InstanceMethod("save", &ModelWrap::save),
                       InstanceMethod("fingerprint", &ModelWrap::fingerprint_of),
+                      InstanceMethod("deviceMemory", &ModelWrap::device_memory),
                       InstanceMethod("dispose", &ModelWrap::dispose)});
 }
 
@@ -72,7 +68,7 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
     const std::vector<std::string> files = get_strings(get(spec, "files"), "files");
     const DType dtype = read_dtype(get_string(spec, "dtype"));
     const Quantization quantization = read_quantization(get_string(spec, "quantize"));
-    check_device(get_string(spec, "device"));
+    const std::string device = get_string(spec, "device");
     CpuOptions options;
     options.arithmetic = read_arithmetic(get_string(spec, "arithmetic"));
     const int64_t threads = get_int(spec, "threads");
@@ -86,9 +82,11 @@ Napi::Value ModelWrap::load(const Napi::CallbackInfo& info) {
         instance.make_worker([n = options.threads] { enter_worker_thread(n); });
     return run_async(
         env, state->worker,
-        [state, files, dtype, quantization, options] {
-          state->model = load_model(state->config, files, dtype,
-                                    make_cpu_backend(options), quantization);
+        [state, files, dtype, quantization, device, options] {
+          const PlacedBackend placed = make_backend(device, options);
+          state->model =
+              load_model(state->config, files, dtype, placed.backend, quantization);
+          state->device = placed.cuda ? "cuda" : "cpu";
           state->fusion = std::make_unique<Fusion>(state->model);
           state->bytes = state->model->bytes();
           state->arithmetic = state->model->backend->arithmetic();
@@ -135,6 +133,10 @@ Napi::Value ModelWrap::arithmetic(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelWrap::threads(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), state_->threads);
+}
+
+Napi::Value ModelWrap::device(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), state_->device);
 }
 
 Napi::Value ModelWrap::parameters(const Napi::CallbackInfo& info) {
@@ -285,6 +287,29 @@ Napi::Value ModelWrap::fingerprint_of(const Napi::CallbackInfo& info) {
         },
         [](Napi::Env env, std::string& text) -> Napi::Value {
           return Napi::String::New(env, text);
+        });
+  });
+}
+
+Napi::Value ModelWrap::device_memory(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto state = live();
+    const bool reset = info[0].ToBoolean();
+    return run_async(
+        info.Env(), state->worker,
+        [state, reset] {
+          Backend& backend = *state->model->backend;
+          const DeviceMemory memory = backend.device_memory();
+          if (reset) backend.reset_peak_memory();
+          return memory;
+        },
+        [](Napi::Env env, DeviceMemory& memory) -> Napi::Value {
+          Napi::Object o = Napi::Object::New(env);
+          o.Set("total", double(memory.total));
+          o.Set("used", double(memory.used));
+          o.Set("held", double(memory.held));
+          o.Set("peak", double(memory.peak));
+          return o;
         });
   });
 }

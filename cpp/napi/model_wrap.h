@@ -17,6 +17,7 @@ struct ModelState {
   size_t bytes = 0;
   std::string arithmetic;  // as the backend resolved it
   int threads = 0;
+  std::string device;     // cpu or cuda
   bool disposed = false;  // JavaScript thread only
 };
 
@@ -34,6 +35,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   Napi::Value bytes(const Napi::CallbackInfo& info);
   Napi::Value arithmetic(const Napi::CallbackInfo& info);
   Napi::Value threads(const Napi::CallbackInfo& info);
+  Napi::Value device(const Napi::CallbackInfo& info);
   Napi::Value parameters(const Napi::CallbackInfo& info);
   Napi::Value tensors(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);
@@ -44,6 +46,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   Napi::Value unfuse(const Napi::CallbackInfo& info);
   Napi::Value save(const Napi::CallbackInfo& info);
   Napi::Value fingerprint_of(const Napi::CallbackInfo& info);
+  Napi::Value device_memory(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
   std::shared_ptr<ModelState> state_;

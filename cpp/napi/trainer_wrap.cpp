@@ -174,6 +174,7 @@ Napi::Value TrainerWrap::plan(const Napi::CallbackInfo& info) {
           o.Set("workspace", double(plan.workspace));
           o.Set("process", double(plan.process));
           o.Set("total", double(plan.total()));
+          o.Set("limit", double(plan.limit));
           return o;
         });
   });

@@ -173,8 +173,10 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained, int64_t samples) {
   if (ranks_) plan.trainable += size_t(gradient_values()) * sizeof(float);
   plan.workspace = model_->backend->workspace_bytes(tokens, attention_shape(*model_, 0));
   const size_t ours = plan.weights + plan.trainable + plan.optimizer + arena_.bytes();
-  const size_t resident = resident_bytes();
-  plan.process = resident - std::min(resident, ours);
+  const DeviceMemory device = model_->backend->device_memory();
+  const size_t used = device.total ? device.used : resident_bytes();
+  plan.process = used - std::min(used, ours);
+  plan.limit = device.total;
   plan.trainable += calibration_bytes();  // not held yet
   return plan;
 }
@@ -276,10 +278,10 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
   if (renewing())
     for (Hook& hook : hooks_) static_cast<GalorePart&>(*hook.part).renew(step_);
   StepResult result = all_gradients(micro_batches, stop, expected_tokens);
-  double squares = 0;
-  for (Parameter* p : parameters_)
-    squares += model_->backend->sum_of_squares(p->gradient);
-  result.grad_norm = std::sqrt(squares);
+  std::vector<Mat> gradients;
+  for (Parameter* p : parameters_) gradients.push_back(p->gradient);
+  result.grad_norm =
+      std::sqrt(model_->backend->sum_of_squares(gradients.data(), int(gradients.size())));
   if (!std::isfinite(result.grad_norm))
     throw NotFinite("the gradient's norm is " + std::to_string(result.grad_norm), -1, -1);
   const double max_norm = optimizer_.max_grad_norm;
@@ -287,6 +289,7 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
   const double clip =
       max_norm > 0 ? std::min(1.0, max_norm / (result.grad_norm + 1e-6)) : 1.0;
   ++step_;
+  std::vector<AdamW> updates;
   for (Parameter* p : parameters_) {
     AdamW update;
     update.weight = p->weight;
@@ -301,8 +304,9 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
     update.weight_decay = p->decays ? optimizer_.weight_decay : 0;
     update.gradient_scale = float(clip);
     update.step = step_ - p->born;
-    model_->backend->adamw(update);
+    updates.push_back(update);
   }
+  model_->backend->adamw(updates.data(), int(updates.size()));
   for (Hook& hook : hooks_)
     hook.part->stepped(*model_->backend, learning_rate, optimizer_.weight_decay);
   for (StreamHook& hook : stream_hooks_) hook.intervention->stepped(*model_->backend);

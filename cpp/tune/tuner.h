@@ -64,7 +64,8 @@ struct StepResult {
 
 struct MemoryPlan {
   size_t weights = 0, trainable = 0, optimizer = 0, activations = 0, workspace = 0;
-  size_t process = 0;  // what the process holds beside all of these
+  size_t process = 0;  // what the process, or the device, holds beside all of these
+  size_t limit = 0;    // bytes of the device; 0: it computes in the host's memory
   size_t total() const {
     return weights + trainable + optimizer + activations + workspace + process;
   }

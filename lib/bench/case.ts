@@ -72,6 +72,8 @@ function randomTokens(count: number, vocabulary: number, seed: number): Int32Arr
   })
 }
 
+const changesBase = (method: BenchMethod) => method === 'full' || method === 'lisa'
+
 async function measure(spec: CaseSpec): Promise<CaseResult> {
   const { device, dtype, threads, batch, sequence, arithmetic = 'auto', recompute } = spec
   const { quantize = 'none' } = spec
@@ -95,21 +97,24 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
     }),
   )
   // Making the adapter makes the engine's trainer too: set-up stays out of the peak.
-  const trainable = spec.method === 'full' ? model.parameters : (await trainer.adapter()).parameters
+  const adapter = changesBase(spec.method) ? undefined : await trainer.adapter()
   ;(globalThis as { gc?: () => void }).gc?.()
   const trained = data[0]!.reduce((sum, { labels }) => sum + trainedTokens(labels), 0)
   const plan = await trainer.plan(batch * sequence, trained, batch)
-  const available = availableMemory()
+  // The plan counts a master value and a gradient, in f32, for all that trains.
+  const trainable = adapter?.parameters ?? plan.trainable / 8
+  const available = plan.limit || availableMemory()
   const fits = !spec.onlyIfFits || plan.total <= available
   const startBytes = process.memoryUsage.rss()
   native().resetPeakMemory()
+  await model.native().deviceMemory(true)
   const { seconds, losses } = fits
     ? await timeSteps(trainer, data, spec)
     : { seconds: [], losses: [] }
-  const peakBytes = (fits && native().peakMemory()) || null
-  const kind = device === 'auto' ? undefined : device
+  const onDevice = (await model.native().deviceMemory()).peak
+  const peakBytes = (fits && (onDevice || native().peakMemory())) || null
   const found = await devices({ threads })
-  const used = found.find((d) => kind === undefined || d.kind === kind)!
+  const used = found.find((d) => d.kind === model.device)!
   return {
     seconds,
     trainable,

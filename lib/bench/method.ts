@@ -1,6 +1,6 @@
 // The method that a benchmark case trains, with the options that make methods comparable.
-import { dora, full, lora, loreft, type Method, s2ft } from '../index.js'
-import type { BenchMethod } from './operations.js'
+import { dora, full, lisa, lora, loreft, type Method, s2ft } from '../index.js'
+import { type BenchMethod, LISA_LAYERS } from './operations.js'
 
 export interface MethodSpec {
   method: BenchMethod
@@ -13,6 +13,7 @@ export interface MethodSpec {
 
 export function methodOf(spec: MethodSpec): Method {
   if (spec.method === 'full') return full()
+  if (spec.method === 'lisa') return lisa({ layers: LISA_LAYERS, interval: 5 })
   if (spec.method === 's2ft') {
     const share = Math.min(1, spec.channels / spec.intermediate)
     return s2ft({ ratios: { gate: share, up: share, down: share }, seed: 0 })

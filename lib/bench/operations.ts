@@ -5,8 +5,10 @@ import { linearShapes, type ShapeConfig } from './shapes.js'
 /** Methods that benchmarks train unless told otherwise. */
 export const standardMethods = ['s2ft', 'lora3', 'lora7', 'full'] as const
 /** Methods that this engine trains in benchmarks. */
-export const benchMethods = [...standardMethods, 'dora3', 'dora7', 'loreft'] as const
+export const benchMethods = [...standardMethods, 'dora3', 'dora7', 'loreft', 'lisa'] as const
 export type BenchMethod = (typeof benchMethods)[number]
+/** Layers that LISA trains at a time in benchmarks; the embedding and the head always do. */
+export const LISA_LAYERS = 2
 /** Tokens of a sample's prompt that LoReFT edits in benchmarks: seven first and seven last. */
 const LOREFT_POSITIONS = 14
 
@@ -19,7 +21,7 @@ export function promptTokens(method: BenchMethod, sequence: number): number {
 
 /** Linear layers that a method's trainable parts belong to. */
 function adaptedModules(method: BenchMethod, linear: Record<string, unknown>): string[] {
-  if (method === 'loreft') return []
+  if (method === 'loreft' || method === 'lisa') return []
   return method === 'lora7' || method === 'dora7' ? Object.keys(linear) : ffn
 }
 
@@ -53,6 +55,9 @@ export function stepOperations(
   const head = 2 * predicting * config.hidden_size * config.vocab_size
   const forward = layers * (allProducts + attention) + head
   if (method === 'full') return 3 * forward
+  // Gradients by every input, and by the weights of the head and of the layers that train.
+  if (method === 'lisa')
+    return 2 * forward + layers * attention + Math.min(LISA_LAYERS, layers) * allProducts + head
 
   const trainsAttention = method === 'lora7' || method === 'dora7'
   const adapted = adaptedModules(method, linear)
@@ -96,7 +101,7 @@ export function recomputedOperations(
   if (recompute !== 'block') return 0
   const tokens = batch * sequence
   const linear = linearShapes(config)
-  const factors = method !== 's2ft' && method !== 'full'
+  const factors = method !== 's2ft' && method !== 'full' && method !== 'lisa'
   const adapted = factors ? adaptedModules(method, linear) : []
   let layer = 2 * tokens * sequence * config.num_attention_heads * config.head_dim
   for (const [name, [a, b]] of Object.entries(linear)) {

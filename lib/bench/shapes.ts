@@ -13,7 +13,25 @@ export interface ShapeConfig {
   rope_theta: number
 }
 
-/** Random-weight models by name: SmolLM2-135M's shape, and four layers of a 1B LLaMA's. */
+/** The first LLaMA's shapes: as many key heads as query heads, of 128 each. */
+function llama(size: { hidden: number; intermediate: number; layers: number; heads: number }) {
+  return {
+    hidden_size: size.hidden,
+    intermediate_size: size.intermediate,
+    num_hidden_layers: size.layers,
+    num_attention_heads: size.heads,
+    num_key_value_heads: size.heads,
+    head_dim: 128,
+    vocab_size: 32000,
+    tie_word_embeddings: false,
+    rope_theta: 10000,
+  }
+}
+
+/**
+ * Random-weight models by name: SmolLM2-135M's shape, four layers of a 1B LLaMA's, and the two
+ * that the paper measured, which are for GPUs.
+ */
 export const shapes: Record<string, ShapeConfig> = {
   'smollm2-135m': {
     hidden_size: 576,
@@ -37,6 +55,8 @@ export const shapes: Record<string, ShapeConfig> = {
     tie_word_embeddings: false,
     rope_theta: 10000,
   },
+  'llama-7b': llama({ hidden: 4096, intermediate: 11008, layers: 32, heads: 32 }),
+  'llama-13b': llama({ hidden: 5120, intermediate: 13824, layers: 40, heads: 40 }),
 }
 
 /** The seven linear layers of a block as [in, out]. */

@@ -41,7 +41,7 @@ export function addMethodOptions(
     .addOption(
       valued(
         '--methods <list>',
-        's2ft, lora3 and dora3 (feed-forward modules), lora7 and dora7 (all linear modules), loreft, full',
+        's2ft, lora3 and dora3 (feed-forward modules), lora7 and dora7 (all linear modules), loreft, lisa, full',
         listOf(...benchMethods),
       ).default(defaults.methods, defaults.methods.join(',')),
     )

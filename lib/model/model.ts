@@ -60,8 +60,11 @@ export class Model {
     readonly quantization: Quantization | undefined,
     /** CPUs in use; part of what makes a run repeatable bit by bit. */
     readonly threads: number,
-    /** What multiplies bf16 weights, as asked for or measured at loading. */
-    readonly arithmetic: 'native' | 'widen',
+    /**
+     * What multiplies: on a CPU how bf16 weights are, as asked for or measured at loading
+     * ('native' or 'widen'); on CUDA the library and the device's generation.
+     */
+    readonly arithmetic: string,
   ) {
     this.fusion = new Fusion(
       handle,
@@ -85,18 +88,17 @@ export class Model {
     const config = await readModelConfig(directory)
     const files = await weightFiles(directory)
     const stored = dtype === 'auto' ? await checkpointDtype(files[0]!) : dtype
-    const place = device === 'auto' ? 'cpu' : device
     const handle = await native().loadModel({
       config: config.native,
       files,
       dtype: stored,
       quantize,
-      device: place,
+      device,
       threads,
       arithmetic,
     })
     const kept = quantize === 'none' ? undefined : quantize
-    const { threads: used, arithmetic: measured } = handle
+    const { threads: used, arithmetic: measured, device: place } = handle
     return new Model(handle, directory, config, place, stored, kept, used, measured)
   }
 

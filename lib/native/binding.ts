@@ -53,7 +53,7 @@ export interface NativeModelSpec {
   files: string[]
   dtype: DType
   quantize: Quantization | 'none'
-  device: 'cpu' | 'cuda'
+  device: 'cpu' | 'cuda' | 'auto'
   /** 0: all CPUs of this process. */
   threads: number
   arithmetic: 'auto' | 'native' | 'widen'
@@ -77,6 +77,34 @@ export interface NativeDevice {
   peakGflops: number
   peakGflopsF32: number
   peakGflopsBf16: number
+  /** CUDA only, like the two below. */
+  multiprocessors?: number
+  totalBytes?: number
+  freeBytes?: number
+}
+
+/** A library of NVIDIA's that the CUDA backend opens at run time. */
+export interface NativeCudaPiece {
+  name: string
+  /** Empty when it was not found. */
+  path: string
+  /** What it serves, and what serves without it. */
+  purpose: string
+  remedy: string
+  /** Places where it was looked for in vain. */
+  tried: string[]
+}
+
+export interface NativeCudaReport {
+  /** The CUDA backend's library; empty when it could not be loaded. */
+  library: string
+  /** Why no device can be used; empty when one can. */
+  problem: string
+  tried: string[]
+  /** As CUDA counts: 13000 is 13.0; 0: none. */
+  driver: number
+  runtime: number
+  pieces: NativeCudaPiece[]
 }
 
 export type ModuleKind = 'q' | 'k' | 'v' | 'o' | 'gate' | 'up' | 'down'
@@ -208,9 +236,22 @@ export interface NativeMemoryPlan {
   optimizer: number
   activations: number
   workspace: number
-  /** What the process holds beside all of these: Node, tokenizer, data. */
+  /** What the process holds beside all of these: Node, tokenizer, data; on a GPU, what others do. */
   process: number
   total: number
+  /** Bytes of a device with memory of its own; 0: the host's memory holds all of it. */
+  limit: number
+}
+
+/** Memory of a device of its own, in bytes; all 0 on a CPU. */
+export interface NativeDeviceMemory {
+  total: number
+  /** By every process. */
+  used: number
+  /** By this model and its trainers and decoders. */
+  held: number
+  /** The most held since it was last reset. */
+  peak: number
 }
 
 export interface NativeTrainer {
@@ -315,7 +356,11 @@ export interface NativeModel {
   readonly bytes: number
   readonly parameters: number
   /** How bf16 products are computed; with the thread count it decides results' last bits. */
-  readonly arithmetic: 'native' | 'widen'
+  /** 'native' or 'widen' on a CPU; what multiplies on CUDA. */
+  readonly arithmetic: string
+  readonly device: 'cpu' | 'cuda'
+  /** Waits for work in flight; `reset` begins a new peak. */
+  deviceMemory(reset?: boolean): Promise<NativeDeviceMemory>
   readonly threads: number
   /** Names, file dtypes and shapes in checkpoint order, for saving. */
   tensors(): { name: string; dtype: TensorDType; shape: number[] }[]
@@ -386,6 +431,7 @@ export interface NativeBinding {
   /** Starts MPI, once a process; `folder` holds libs2ft_mpi. Rejects with UNSUPPORTED. */
   startJob(folder: string, timeout: number): Promise<NativeJob>
   devices(threads: number): Promise<NativeDevice[]>
+  cudaReport(): Promise<NativeCudaReport>
   loadModel(spec: NativeModelSpec): Promise<NativeModel>
   readSafetensors(
     path: string,

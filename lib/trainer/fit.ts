@@ -143,7 +143,8 @@ async function* train(
     for (const { message } of differences) yield { type: 'warning', message }
   }
   const available =
-    settings.memoryLimit ?? availableMemory('/proc', '/sys/fs/cgroup', job?.hostSize)
+    settings.memoryLimit ??
+    (plan.limit || availableMemory('/proc', '/sys/fs/cgroup', job?.hostSize))
   const planned: PlanEvent = {
     type: 'plan',
     ...plan,

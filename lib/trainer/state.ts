@@ -26,7 +26,7 @@ const schema = z.strictObject({
   /** What may change the last bits of the result. */
   machine: z.strictObject({
     threads: z.number().int().positive(),
-    arithmetic: z.enum(['native', 'widen']),
+    arithmetic: z.string(),
     /** Ranks that divide a step. */
     ranks: z.number().int().positive().default(1),
   }),
@@ -129,7 +129,7 @@ export function machineDifferences(
   ranks: number,
 ): MachineDifference[] {
   const now = machineOf(model, ranks)
-  return deciding(model).flatMap((option) => {
+  return deciding(state, model).flatMap((option) => {
     const [expected, found] = [state.machine[option], now[option]]
     if (expected === found) return []
     const message =
@@ -140,15 +140,17 @@ export function machineDifferences(
 }
 
 /** What of a machine decides the last bits. */
-function deciding(model: Model): (keyof TrainerState['machine'])[] {
-  // Only bf16 weights are multiplied in one arithmetic or the other.
-  return model.dtype === 'bf16' ? ['threads', 'arithmetic', 'ranks'] : ['threads', 'ranks']
+function deciding(state: TrainerState, model: Model): (keyof TrainerState['machine'])[] {
+  // On a CPU only bf16 weights are multiplied in one arithmetic or the other.
+  const cpus = [state.machine, model].every((m) => /^(native|widen)$/.test(m.arithmetic))
+  return model.dtype === 'bf16' || !cpus ? ['threads', 'arithmetic', 'ranks'] : ['threads', 'ranks']
 }
 
 /** What must be the same on all ranks, so that their weights stay the same. */
 export function sharedMachine(model: Model): Record<string, unknown> {
   const { threads, arithmetic } = model
-  return model.dtype === 'bf16' ? { threads, arithmetic } : { threads }
+  const one = model.device === 'cpu' && model.dtype === 'f32'
+  return one ? { threads } : { threads, arithmetic }
 }
 
 /** Throws INVALID_ARGUMENT naming the first difference and what mends it. */

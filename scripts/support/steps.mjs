@@ -63,7 +63,7 @@ function dropForeignCache(out) {
  * With `tests` the C++ tests are built too.
  */
 export function buildAddon({ out = 'build', tests = false } = {}) {
-  const inputs = ['cpp', 'CMakeLists.txt', 'package.json']
+  const inputs = ['cpp', 'cuda', 'CMakeLists.txt', 'package.json']
   const state = () => fingerprint(inputs, [hasOneDnn(), hasMpi(), process.env.CXX ?? ''])
   const current = state()
   const stampFile = `${out}/.stamp-${tests ? 'tests' : 'addon'}`

@@ -268,6 +268,15 @@ describe.skipIf(!hasTokenizer)('with a model', () => {
     expect(cpu!.peakGflops).toBeGreaterThan(0)
   })
 
+  test('cuda without its backend is an error that names the place and the remedy', () => {
+    const env = { S2FT_CUDA_LIBRARY: join(work, 'none', 'libs2ft_cuda.so') }
+    const asked = ['generate', '--model', model, '--prompt', 'a', '--device', 'cuda']
+    expectError(s2ft(asked, { env }), 'DEVICE_UNAVAILABLE', /none\/libs2ft_cuda\.so.*build:cuda/)
+    const [device] = jsonLines(s2ft(['devices', '--device', 'cuda', '--json'], { env }))
+    expect(device).toMatchObject({ kind: 'cuda', available: false, found: [] })
+    expect(device!.missing).toEqual([expect.stringContaining('build:cuda')])
+  })
+
   test('lora saves a PEFT adapter, full a model directory', () => {
     const [lora, full] = [join(work, 'lora'), join(work, 'full')]
     jsonLines(s2ft(run(lora, '--method', 'lora', '--lora-r', '4', '--max-steps', '2')))

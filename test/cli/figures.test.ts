@@ -66,6 +66,7 @@ describe('operations of a step, in GFLOP', () => {
     ['smollm2-135m', 'dora7', 610.283814912, 691.821084672],
     ['smollm2-135m', 'loreft', 564.000915456, 648.343240704],
     ['smollm2-135m', 'full', 853.423423488, 934.960693248],
+    ['smollm2-135m', 'lisa', 650.486218752, 732.023488512],
     ['llama-1b-4l', 's2ft', 952.408997888, 984.621252608],
     ['llama-1b-4l', 'lora3', 958.247469056, 990.459723776],
     ['llama-1b-4l', 'lora7', 1021.464018944, 1060.118724608],
@@ -73,6 +74,7 @@ describe('operations of a step, in GFLOP', () => {
     ['llama-1b-4l', 'dora7', 1027.235381248, 1065.890086912],
     ['llama-1b-4l', 'loreft', 910.973468672, 954.129711104],
     ['llama-1b-4l', 'full', 1523.639648256, 1562.29435392],
+    ['llama-1b-4l', 'lisa', 1338.956054528, 1377.610760192],
   ]
   test.each(expected)('%s %s', (shape, method, wide, long) => {
     const count = (batch: number, sequence: number) =>

@@ -62,17 +62,20 @@ export function benchGrowthCommand(): Command {
 
 async function run(options: Options & CommonOptions, out: Output): Promise<void> {
   if (options.device === 'cuda') {
-    throw new S2FTError('DEVICE_UNAVAILABLE', 'device cuda: this build has the cpu backend only')
+    throw new S2FTError(
+      'DEVICE_UNAVAILABLE',
+      'device cuda: bench growth measures the cpu backend only',
+    )
   }
   const { makeAxes } = await import('../../bench/growth-axes.js')
   const { runAxis } = await import('../../bench/growth-run.js')
-  const { quick, axis: wanted, device, arithmetic, rounds, warmup, steps, seconds } = options
+  const { quick, axis: wanted, arithmetic, rounds, warmup, steps, seconds } = options
   const dtype = options.dtype === 'auto' ? 'bf16' : options.dtype
   const threads = options.threads || availableParallelism()
   await withScratch(out, async (scratch, signal) => {
     for (const axis of makeAxes({ quick, threads, dtype })) {
       if (!wanted.includes(axis.axis)) continue
-      const how = { dtype, device, arithmetic, rounds, warmup, steps, seconds }
+      const how = { dtype, device: 'cpu' as const, arithmetic, rounds, warmup, steps, seconds }
       const lines = await runAxis(axis, how, scratch, (text) => out.note(text), signal)
       for (const line of lines) {
         if (line.type === 'growth') out.event(line)

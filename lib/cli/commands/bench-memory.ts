@@ -71,7 +71,10 @@ export function benchMemoryCommand(): Command {
 
 async function run(options: Options & CommonOptions, out: Output): Promise<void> {
   if (options.device === 'cuda') {
-    throw new S2FTError('DEVICE_UNAVAILABLE', 'device cuda: this build has the cpu backend only')
+    throw new S2FTError(
+      'DEVICE_UNAVAILABLE',
+      'device cuda: bench memory measures the cpu backend only',
+    )
   }
   const { runRounds } = await import('../../bench/run.js')
   const { summariseMemory } = await import('../../bench/memory.js')
@@ -86,7 +89,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
       directories[type] = await benchDirectory(model, shape, type, scratch)
     }
     const cases = memoryCases(
-      { ...rest, methods: ownCases({ methods, quantize }), dtypes },
+      { ...rest, device: 'cpu', methods: ownCases({ methods, quantize }), dtypes },
       shape,
       directories,
     )

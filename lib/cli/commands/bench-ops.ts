@@ -69,7 +69,10 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
     throw usage(`option '--channels': expected up to ${shape.intermediate_size}`)
   }
   if (options.device === 'cuda') {
-    throw new S2FTError('DEVICE_UNAVAILABLE', 'device cuda: this build has the cpu backend only')
+    throw new S2FTError(
+      'DEVICE_UNAVAILABLE',
+      'device cuda: bench ops measures the cpu backend only',
+    )
   }
   const { runOps } = await import('../../bench/ops.js')
   const dtype = options.dtype === 'auto' ? 'bf16' : options.dtype
