@@ -295,6 +295,8 @@ export interface NativeModel {
   /** Adds an adapter; the original slices are kept, so unfuse(id) is bit-exact in any order. */
   fuse(id: string, adapter: NativeAdapter): Promise<void>
   unfuse(id: string): Promise<void>
+  /** Takes adapters out and puts one in, in one go; all is as before where it fails. */
+  replace(out: string[], id: string, adapter: NativeAdapter): Promise<void>
   /** Writes the named tensors, in base order, converted to `dtype` per tensor; atomic. */
   save(
     path: string,
