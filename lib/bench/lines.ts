@@ -187,6 +187,56 @@ const growthFit = z.object({
   to: z.number(),
 })
 
+const serveSwitch = z.object({
+  type: z.literal('serve-switch'),
+  width: z.number(),
+  method: z.string(),
+  dtype: z.string(),
+  parameters: z.number(),
+  keptBytes: z.number(),
+  fuseSeconds: z.number(),
+  switchSeconds: z.number(),
+  switchSecondsRange: range,
+  unfuseSeconds: z.number(),
+  loraRatio: spread.nullable(),
+})
+const serveLayer = z.object({
+  type: z.literal('serve-layer'),
+  adapters: z.number(),
+  method: z.string(),
+  dtype: z.string(),
+  width: z.number(),
+  batch: z.number(),
+  parameters: z.number(),
+  residentBytes: z.number(),
+  seconds: z.number(),
+  secondsRange: range,
+  adapterSeconds: z.number(),
+  adapterSecondsRange: range,
+  time: spread.nullable(),
+  adapterTime: spread.nullable(),
+  memory: spread.nullable(),
+})
+const serveThroughput = z.object({
+  type: z.literal('serve-throughput'),
+  model: z.string(),
+  method: z.string(),
+  inFlight: z.number(),
+  dtype: z.string(),
+  parameters: z.number(),
+  tokensPerSecond: z.number(),
+  tokensPerSecondRange: range,
+  peakBytes: nullable,
+  ofBase: spread.nullable(),
+})
+const serveSkipped = z.object({
+  type: z.literal('serve-skipped'),
+  part: z.string(),
+  what: z.string(),
+  neededBytes: z.number(),
+  availableBytes: z.number(),
+})
+
 /** Printed by `s2ft bench all`; a report judges anew. */
 const target = z.object({ type: z.literal('target'), what: z.string(), met: z.boolean() })
 
@@ -206,6 +256,10 @@ const schemas = {
   growth,
   'growth-skipped': growthSkipped,
   'growth-fit': growthFit,
+  'serve-switch': serveSwitch,
+  'serve-layer': serveLayer,
+  'serve-throughput': serveThroughput,
+  'serve-skipped': serveSkipped,
 }
 
 type Schemas = typeof schemas

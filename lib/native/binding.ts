@@ -338,6 +338,62 @@ export interface NativeOpTiming {
   seconds: number[]
 }
 
+/** Square weights whose fused adapter is exchanged. */
+export interface NativeSwitchSpec {
+  width: number
+  dtype: DType
+  threads: number
+  arithmetic: 'auto' | 'native' | 'widen'
+  /** So many of them one after another: more than the caches hold. */
+  weights: number
+  methods: NativeSwitchMethod[]
+  rank: number
+  /** Rows or columns of an S²FT slice. */
+  channels: number
+  rounds: number
+}
+
+export type NativeSwitchMethod = 's2ft-rows' | 's2ft-cols' | 'lora'
+
+/** Seconds for one weight, an entry a round; methods share their rounds. */
+export interface NativeSwitchTiming {
+  method: NativeSwitchMethod
+  parameters: number
+  /** What is kept of the base while an adapter is in, for one weight. */
+  keptBytes: number
+  fuse: number[]
+  switch: number[]
+  unfuse: number[]
+}
+
+/** A square linear layer beside which adapters are resident. */
+export interface NativeLayerSpec {
+  width: number
+  dtype: DType
+  threads: number
+  arithmetic: 'auto' | 'native' | 'widen'
+  method: NativeSwitchMethod
+  adapters: number
+  /** Rows, each with an adapter of its own. */
+  batch: number
+  /** LoRA's rank, or rows or columns of an S²FT slice. */
+  k: number
+  rounds: number
+  /** Batches of a round, each with other adapters. */
+  passes: number
+}
+
+export interface NativeLayerTiming {
+  /** Of one adapter. */
+  parameters: number
+  /** What the process holds more with all adapters than without. */
+  residentBytes: number
+  /** Of one batch, an entry a round. */
+  seconds: number[]
+  /** The part of it that the layer itself takes. */
+  baseSeconds: number[]
+}
+
 /** A row-major matrix outside the engine; data holds rows * cols values. */
 export interface Matrix {
   data: Float32Array
@@ -383,6 +439,9 @@ export interface NativeBinding {
     },
   ): Promise<{ value: Float32Array; first: Float32Array; second: Float32Array }>
   benchOps(spec: NativeOpsSpec): Promise<NativeOpTiming[]>
+  benchLayer(spec: NativeLayerSpec): Promise<NativeLayerTiming>
+  /** Throws INTERNAL where unfusing did not give the base's bits back. */
+  benchSwitch(spec: NativeSwitchSpec): Promise<NativeSwitchTiming[]>
   /** VmHWM reset and read, in bytes; 0 where the system does not tell. */
   resetPeakMemory(): void
   peakMemory(): number
