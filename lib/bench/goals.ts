@@ -9,7 +9,7 @@ export interface Target {
   target: number
   /** 'least': measured must reach it. 'most': measured must not exceed it. */
   bound: 'least' | 'most'
-  unit: 'times' | 'share'
+  unit: 'times' | 'share' | 'count'
   met: boolean
 }
 
@@ -29,6 +29,9 @@ const goals = {
   layerMemory: ['memory of resident adapters, relative to LoRA', 0.78, 'most', 'times'],
   fusedThroughput: ["tokens/s with one adapter fused, of the base's", 0.95, 'least', 'share'],
   mixedThroughput: ["tokens/s with 64 adapters in flight, of the base's", 0.85, 'least', 'share'],
+  loadErrors: ['requests under load that failed', 0, 'most', 'count'],
+  loadPages: ['pages still held after load', 0, 'most', 'count'],
+  loadMemory: ['memory of the idle server after load, of that before', 1.1, 'most', 'times'],
   realBest: ["speed on real data against PEFT's LoRA at its best", 2.2, 'least', 'times'],
 } as const
 

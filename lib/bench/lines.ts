@@ -229,6 +229,26 @@ const serveThroughput = z.object({
   peakBytes: nullable,
   ofBase: spread.nullable(),
 })
+const percentiles = z.object({ p50: z.number(), p95: z.number(), p99: z.number() })
+const serveLoad = z.object({
+  type: z.literal('serve-load'),
+  model: z.string(),
+  dtype: z.string(),
+  clients: z.number(),
+  adapters: z.number(),
+  requests: z.number(),
+  errors: z.number(),
+  firstError: z.string().nullable(),
+  tokensPerSecond: z.number(),
+  seconds: z.number(),
+  firstToken: percentiles,
+  token: percentiles,
+  residentBefore: nullable,
+  residentAfter: nullable,
+  bytesPerMinute: nullable,
+  pagesBefore: z.number(),
+  pagesAfter: z.number(),
+})
 const serveSkipped = z.object({
   type: z.literal('serve-skipped'),
   part: z.string(),
@@ -259,6 +279,7 @@ const schemas = {
   'serve-switch': serveSwitch,
   'serve-layer': serveLayer,
   'serve-throughput': serveThroughput,
+  'serve-load': serveLoad,
   'serve-skipped': serveSkipped,
 }
 

@@ -2,7 +2,7 @@
 import type { Block, Table } from '../report/html.js'
 import type { LinePlot, Point } from '../report/plots.js'
 import { linesOf, type Run } from './read-results.js'
-import { layerTable, skippedText, switchTable, throughputTable } from './serve-tables.js'
+import { layerTable, loadTable, skippedText, switchTable, throughputTable } from './serve-tables.js'
 
 function tableBlock(caption: string, table: Omit<Table, 'caption'>): Block {
   return { kind: 'table', table: { caption, ...table } }
@@ -75,9 +75,24 @@ function throughputBlocks(run: Run): Block[] {
   ]
 }
 
+function loadBlocks(run: Run): Block[] {
+  const lines = linesOf(run, 'serve-load')
+  if (lines.length === 0) return []
+  const failed = lines.flatMap(({ firstError }) => firstError ?? [])
+  const list: Block[] = failed.length > 0 ? [{ kind: 'list', items: failed }] : []
+  const caption = `${lines[0]!.model} under load by HTTP: latency as clients see it`
+  return [tableBlock(caption, loadTable(lines)), ...list]
+}
+
 export function serveBlocks(run: Run): Block[] {
   const skipped = linesOf(run, 'serve-skipped')
   const left: Block[] =
     skipped.length > 0 ? [{ kind: 'list', items: skipped.map(skippedText) }] : []
-  return [...switchBlocks(run), ...layerBlocks(run), ...throughputBlocks(run), ...left]
+  return [
+    ...switchBlocks(run),
+    ...layerBlocks(run),
+    ...throughputBlocks(run),
+    ...loadBlocks(run),
+    ...left,
+  ]
 }

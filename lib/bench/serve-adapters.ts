@@ -81,3 +81,9 @@ export async function randomAdapter(
       : { type: 's2ft', ...base, slices, selection: { strategy: 'explicit' }, seed }
   return new Adapter(info, tensors)
 }
+
+/** Tokens that end what a model generates. */
+export async function endTokens(model: Model): Promise<number[]> {
+  const tokenizer = await model.tokenizer().catch(() => undefined)
+  return [...new Set([...model.config.eosTokenIds, ...(tokenizer?.eosTokenIds ?? [])])]
+}

@@ -13,6 +13,10 @@ async function measure({ part, spec }: ServeSpec): Promise<unknown> {
       const { measureThroughput } = await import('./serve-throughput-case.js')
       return measureThroughput(spec)
     }
+    case 'load': {
+      const { measureLoad } = await import('./serve-load-case.js')
+      return measureLoad(spec)
+    }
   }
 }
 

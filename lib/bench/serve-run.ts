@@ -3,10 +3,11 @@
 import type { NativeLayerSpec, NativeSwitchSpec } from '../native/binding.js'
 import { availableMemory } from '../trainer/memory.js'
 import { ownScript, runChild } from './process.js'
+import type { LoadSpec } from './serve-load-case.js'
 import type { ThroughputSpec } from './serve-throughput-case.js'
 import { median, type Ratio } from './summary.js'
 
-export const serveParts = ['switch', 'layer', 'throughput'] as const
+export const serveParts = ['switch', 'layer', 'throughput', 'load'] as const
 export type ServePart = (typeof serveParts)[number]
 
 /** What a process of serve-case.js is asked for. */
@@ -14,6 +15,7 @@ export type ServeSpec =
   | { part: 'switch'; spec: NativeSwitchSpec }
   | { part: 'layer'; spec: NativeLayerSpec }
   | { part: 'throughput'; spec: ThroughputSpec }
+  | { part: 'load'; spec: LoadSpec }
 
 /** A case that was not measured: it would need more memory than there is. */
 export interface ServeSkipped {

@@ -77,6 +77,40 @@ export function throughputTable(lines: readonly Line<'serve-throughput'>[]): Fig
   )
 }
 
+export function loadTable(lines: readonly Line<'serve-load'>[]): Figures {
+  const titles = ['clients', 'adapters', 'type', 'requests', 'failed', 'tokens/s']
+  const three = ({ p50, p95, p99 }: Line<'serve-load'>['token']) =>
+    [p50, p95, p99].map(milliseconds).join(' / ')
+  return figures(
+    [
+      ...titles,
+      'first token ms (50 / 95 / 99%)',
+      'token ms (50 / 95 / 99%)',
+      'memory before',
+      'after',
+      'a minute',
+      'pages before',
+      'after',
+    ],
+    [2],
+    lines.map((line) => [
+      grouped(line.clients),
+      grouped(line.adapters),
+      line.dtype,
+      grouped(line.requests),
+      grouped(line.errors),
+      line.tokensPerSecond.toFixed(1),
+      three(line.firstToken),
+      three(line.token),
+      bytes(line.residentBefore),
+      bytes(line.residentAfter),
+      line.bytesPerMinute === null ? '-' : `${(line.bytesPerMinute / 1e6).toFixed(2)} MB`,
+      grouped(line.pagesBefore),
+      grouped(line.pagesAfter),
+    ]),
+  )
+}
+
 export function skippedText(line: Line<'serve-skipped'>): string {
   const { part, what, neededBytes, availableBytes } = line
   return `left out: ${part}, ${what}: expected ${bytes(neededBytes)} of memory, found ${bytes(availableBytes)}`

@@ -33,6 +33,18 @@ function figures<L extends { method: string; dtype: string }>(
   })
 }
 
+function loadTargets(run: Run): Target[] {
+  return linesOf(run, 'serve-load').flatMap((line) => {
+    const { residentBefore: before, residentAfter: after, pagesBefore, pagesAfter } = line
+    const where = `${line.clients} clients, ${line.adapters} adapters, ${line.dtype}`
+    return [
+      judge('loadErrors', where, line.errors),
+      judge('loadPages', where, pagesAfter - pagesBefore),
+      ...(before === null || after === null ? [] : [judge('loadMemory', where, after / before)]),
+    ]
+  })
+}
+
 export function serveTargets(run: Run): Target[] {
   const switches = linesOf(run, 'serve-switch')
   const wide = switches.filter(({ width }) => width >= 4096)
@@ -60,5 +72,6 @@ export function serveTargets(run: Run): Target[] {
     ),
     ...hardest('fusedThroughput', 'least', figures(fused, flight, share)),
     ...hardest('mixedThroughput', 'least', figures(mixed, flight, share)),
+    ...loadTargets(run),
   ]
 }

@@ -3,7 +3,7 @@
 import { Engine } from '../engine/engine.js'
 import { Model } from '../model/model.js'
 import { native } from '../native/load.js'
-import { randomAdapter, type ServedMethod } from './serve-adapters.js'
+import { endTokens, randomAdapter, type ServedMethod } from './serve-adapters.js'
 
 export type ThroughputMethod = 'base' | 'fused' | ServedMethod
 
@@ -90,9 +90,7 @@ interface Request {
 /** Prompts that differ; what would end a sequence is never sampled. */
 async function makeRequests(model: Model, spec: ThroughputSpec): Promise<Request[]> {
   const { vocabSize } = model.config.native
-  const tokenizer = await model.tokenizer().catch(() => undefined)
-  const ends = [...model.config.eosTokenIds, ...(tokenizer?.eosTokenIds ?? [])]
-  const logitBias = Object.fromEntries(ends.map((id) => [id, -1e9]))
+  const logitBias = Object.fromEntries((await endTokens(model)).map((id) => [id, -1e9]))
   const own = spec.method === 's2ft' || spec.method === 'lora'
   return Array.from({ length: spec.inFlight }, (_, i) => ({
     prompt: Int32Array.from(

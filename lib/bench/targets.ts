@@ -1,5 +1,5 @@
 // What a set of results says about what the engine is held to.
-import { between } from '../report/format.js'
+import { between, grouped } from '../report/format.js'
 import { type Goal, judge, type Target } from './goals.js'
 import type { CaseRatio, Line } from './lines.js'
 import { linesOf, type Run } from './read-results.js'
@@ -117,8 +117,10 @@ export function targetTable(targets: readonly Target[]): {
   return {
     titles: ['target', 'measured', 'wanted', 'met', 'range', 'where'],
     rows: targets.map(({ what, where, measured, range, target, bound, unit, met }) => {
-      const text = (value: number) =>
-        unit === 'share' ? `${(100 * value).toFixed(1)}%` : `${value.toFixed(2)}x`
+      const text = (value: number) => {
+        if (unit === 'count') return grouped(value)
+        return unit === 'share' ? `${(100 * value).toFixed(1)}%` : `${value.toFixed(2)}x`
+      }
       return [
         what,
         text(measured),

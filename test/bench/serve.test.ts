@@ -275,10 +275,18 @@ test('the command runs all parts, keeps their lines and judges them', () => {
     layerMethods.map((method) => `10 ${method}`),
   )
   expect(of('serve-throughput').map(({ method }) => method)).toEqual([...throughputMethods])
+  expect(of('serve-load')[0]).toMatchObject({
+    clients: 3,
+    errors: 0,
+    pagesBefore: 0,
+    pagesAfter: 0,
+  })
+  expect(of('serve-load')[0]!.requests).toBeGreaterThanOrEqual(3)
   for (const line of printed) expect(parseLine(JSON.stringify(line)).type).toBe(line.type)
   // A few adapters may not show in the process's memory, so that nothing is said of it.
   const judged = of('target').map(({ what }) => String(what).split(' ')[0])
-  for (const what of ['switch', 'time', 'tokens/s']) expect(judged).toContain(what)
+  for (const what of ['switch', 'time', 'tokens/s', 'requests', 'pages'])
+    expect(judged).toContain(what)
   expect(kept[0]).toMatchObject({ type: 'run' })
   expect(kept.slice(1)).toEqual(printed)
   const page = benchmarkPage(parseResults(kept.map((l) => JSON.stringify(l)).join('\n'), 'r'))
@@ -290,7 +298,9 @@ test.each([
   [['--widths', '0'], 'USAGE', /--widths/],
   [['--batch', '1001'], 'USAGE', /expected up to the least of --adapters, 1000/],
   [['--only', 'throughput', '--model', '/nowhere'], 'IO', /expected smollm2-135m, llama-1b-4l or/],
-  [['--only', 'nothing'], 'USAGE', /expected switch, layer, throughput/],
+  [['--only', 'nothing'], 'USAGE', /expected switch, layer, throughput, load/],
+  [['--only', 'load'], 'USAGE', /expected a model directory with a tokenizer/],
+  [['--clients', '0'], 'USAGE', /--clients/],
   [['--device', 'cuda'], 'DEVICE_UNAVAILABLE', /cpu backend only/],
 ] as [string[], string, RegExp][])('%j is refused', (args, code, message) => {
   expectError(s2ft(['bench', 'serve', ...args]), code, message)

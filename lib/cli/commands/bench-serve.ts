@@ -5,6 +5,7 @@ import { type ServePart, type ServeSkipped, serveParts } from '../../bench/serve
 import {
   type Figures,
   layerTable,
+  loadTable,
   skippedText,
   switchTable,
   throughputTable,
@@ -14,124 +15,40 @@ import { S2FTError } from '../../errors.js'
 import { makeBenchCommand } from '../bench-command.js'
 import { benchDirectory, benchShape } from '../bench-model.js'
 import { withScratch } from '../bench-run.js'
-import { type CommonOptions, valued } from '../common.js'
-import { type Output, usage } from '../output.js'
-import { integer, integers, listOf } from '../parse.js'
+import {
+  addServeOptions,
+  checkServeOptions,
+  type ServeBenchOptions,
+} from '../bench-serve-options.js'
+import type { CommonOptions } from '../common.js'
+import type { Output } from '../output.js'
 import { table } from '../table.js'
 import { printTargets } from '../targets.js'
 
-interface Options {
-  only: ServePart[]
-  rounds: number
-  rank: number
-  widths: number[]
-  adapters: number[]
-  layerWidth: number
-  batch: number
-  model: string
-  inFlight: number[]
-  promptTokens: number
-  newTokens: number
-}
-
 /** What is decided before anything runs. */
-type Decided = Options &
+type Decided = ServeBenchOptions &
   Pick<CommonOptions, 'arithmetic' | 'device'> & { dtype: 'bf16' | 'f32'; threads: number }
 
-const defaults = {
-  widths: [1024, 2048, 4096, 8192, 16384, 32768],
-  adapters: [1000, 10_000, 100_000],
-  inFlight: [1, 8, 64, 512],
-}
-
-function numbers(flag: string, description: string, most: number, fallback: number[]) {
-  return valued(flag, description, integers({ min: 1, max: most })).default(
-    fallback,
-    fallback.join(','),
-  )
-}
-
 export function benchServeCommand(): Command {
-  return makeBenchCommand<Options>(
+  return makeBenchCommand<ServeBenchOptions>(
     'serve',
     'Measures what serving many adapters takes, S²FT against LoRA of as many parameters on the ' +
       'same engine: exchanging the adapter in a weight, a layer with thousands of resident ' +
-      'adapters, and decoding with many in flight. Cases run in fresh processes; those that ' +
-      'memory does not suffice for are left out. --dtype auto is bf16. Prints one JSON object a ' +
-      'case with --json.',
-    (command) =>
-      command
-        .addOption(
-          valued('--only <list>', serveParts.join(', '), listOf(...serveParts)).default(
-            [...serveParts],
-            'all',
-          ),
-        )
-        .addOption(
-          valued('--rounds <n>', 'rounds of every case', integer({ min: 1, max: 1000 }), 5),
-        )
-        .addOption(
-          valued(
-            '--rank <r>',
-            "LoRA's rank; S²FT takes as many parameters",
-            integer({ min: 1, max: 1024 }),
-            16,
-          ),
-        )
-        .addOption(numbers('--widths <list>', 'switch: of square weights', 65536, defaults.widths))
-        .addOption(
-          numbers('--adapters <list>', 'layer: resident adapters', 2 ** 24, defaults.adapters),
-        )
-        .addOption(
-          valued('--layer-width <n>', 'layer: its width', integer({ min: 1, max: 65536 }), 1024),
-        )
-        .addOption(
-          valued(
-            '--batch <n>',
-            'layer: requests in a batch, each with its own adapter',
-            integer({ min: 1, max: 65536 }),
-            64,
-          ),
-        )
-        .option(
-          '--model <name or dir>',
-          `throughput: ${Object.keys(shapes).join(', ')} (random weights), or a model directory`,
-          'smollm2-135m',
-        )
-        .addOption(
-          numbers(
-            '--in-flight <list>',
-            'throughput: sequences at once, each with its own adapter',
-            65536,
-            defaults.inFlight,
-          ),
-        )
-        .addOption(
-          valued('--prompt-tokens <n>', 'throughput: of a sequence', integer({ min: 1 }), 16),
-        )
-        .addOption(
-          valued('--new-tokens <n>', 'throughput: of a sequence', integer({ min: 3 }), 32),
-        ),
+      'adapters, and decoding with many in flight; then the server under load. Cases run in ' +
+      'fresh processes; those that memory does not suffice for are left out. --dtype auto is ' +
+      'bf16. Prints one JSON object a case with --json.',
+    addServeOptions,
     run,
   )
 }
 
-function check({ rank, widths, layerWidth, batch, adapters, only }: Options): void {
-  const narrowest = Math.min(
-    ...(only.includes('switch') ? widths : []),
-    ...(only.includes('layer') ? [layerWidth] : []),
-  )
-  if (2 * rank > narrowest) {
-    throw usage(`option '--rank': expected up to half of the least width, ${narrowest / 2}`)
-  }
-  const fewest = Math.min(...adapters)
-  if (only.includes('layer') && batch > fewest) {
-    throw usage(`option '--batch': expected up to the least of --adapters, ${fewest}`)
-  }
-}
-
-async function run(options: Options & CommonOptions, out: Output): Promise<void> {
-  check(options)
+async function run(
+  options: ServeBenchOptions & CommonOptions,
+  out: Output,
+  command: Command,
+): Promise<void> {
+  const given = Object.keys(options).filter((key) => command.getOptionValueSource(key) === 'cli')
+  checkServeOptions(options, given)
   if (options.device === 'cuda') {
     throw new S2FTError('DEVICE_UNAVAILABLE', 'device cuda: this build has the cpu backend only')
   }
@@ -191,6 +108,17 @@ const parts: Record<ServePart, Part> = {
     const title = `throughput: ${model}, o and down; LoRA of rank ${rank}, S²FT of as many parameters`
     const lines = runThroughput(all, (text) => out.note(text), signal)
     return report(out, options, title, lines, throughputTable)
+  },
+  async load(options, out, signal, scratch) {
+    const { runLoad } = await import('../../bench/serve-load.js')
+    const { model } = options
+    if (Object.hasOwn(shapes, model)) {
+      out.note(`load: left out: expected --model DIR with a tokenizer, found ${model}`)
+      return []
+    }
+    await benchShape(model)
+    const lines = runLoad({ ...options, scratch }, (text) => out.note(text), signal)
+    return report(out, options, `load: ${model}`, lines, loadTable)
   },
 }
 
