@@ -250,26 +250,16 @@ describe('throughput', () => {
 })
 
 test('the command runs all parts, keeps their lines and judges them', () => {
-  const flags = ['--widths', '32,64', '--rank', '2', '--rounds', '1', '--adapters', '10']
+  const flags = ['--widths', '256,512', '--rank', '2', '--rounds', '1', '--adapters', '10']
   const more = ['--layer-width', '16', '--batch', '4', '--model', tinyModel, '--in-flight', '2']
-  const { ran, printed, kept } = benchLines([
-    ...[
-      'bench',
-      'serve',
-      ...flags,
-      ...more,
-      '--new-tokens',
-      '4',
-      '--dtype',
-      'f32',
-      '--threads',
-      '1',
-    ],
-  ])
-  expect(ran.stderr).toMatch(/switch, width 64: faster than LoRA: s2ft-rows by/)
+  const load = ['--clients', '3', '--minutes', '0.02', '--load-adapters', '2']
+  const { ran, printed, kept } = benchLines(
+    'bench serve --new-tokens 4 --dtype f32 --threads 1'.split(' ').concat(flags, more, load),
+  )
+  expect(ran.stderr).toMatch(/switch, width 512: faster than LoRA: s2ft-rows by/)
   const of = (type: string) => printed.filter((line) => line.type === type)
   expect(of('serve-switch').map(({ width, method }) => `${width} ${method}`)).toEqual(
-    [32, 64].flatMap((width) => switchMethods.map((method) => `${width} ${method}`)),
+    [256, 512].flatMap((width) => switchMethods.map((method) => `${width} ${method}`)),
   )
   expect(of('serve-layer').map(({ adapters, method }) => `${adapters} ${method}`)).toEqual(
     layerMethods.map((method) => `10 ${method}`),
