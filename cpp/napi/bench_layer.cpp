@@ -153,10 +153,7 @@ LayerSpec read_spec(const Napi::Object& o) {
   s.rounds = read_bench_size(o, "rounds", 1000);
   s.passes = read_bench_size(o, "passes", 1 << 20);
   s.method = get_string(o, "method");
-  if (s.method != "s2ft-rows" && s.method != "s2ft-cols" && s.method != "lora")
-    throw Error(
-        "INVALID_ARGUMENT",
-        "[bench] method: expected s2ft-rows, s2ft-cols or lora, found " + s.method);
+  check_served_method(s.method, "method");
   return s;
 }
 

@@ -173,11 +173,7 @@ SwitchSpec read_spec(const Napi::Object& o) {
   s.channels = read_bench_size(o, "channels", s.width);
   s.rounds = read_bench_size(o, "rounds", 1000);
   s.methods = get_strings(get(o, "methods"), "methods");
-  for (const std::string& method : s.methods)
-    if (method != "s2ft-rows" && method != "s2ft-cols" && method != "lora")
-      throw Error(
-          "INVALID_ARGUMENT",
-          "[bench] methods: expected s2ft-rows, s2ft-cols or lora, found " + method);
+  for (const std::string& method : s.methods) check_served_method(method, "methods");
   return s;
 }
 

@@ -31,6 +31,11 @@ DType read_bench_dtype(const Napi::Object& o) {
   return dtype == "f32" ? DType::f32 : DType::bf16;
 }
 
+void check_served_method(const std::string& method, const char* key) {
+  expect(method == "s2ft-rows" || method == "s2ft-cols" || method == "lora",
+         std::string(key) + ": expected s2ft-rows, s2ft-cols or lora, found " + method);
+}
+
 CpuOptions read_bench_options(const Napi::Object& o) {
   CpuOptions options;
   const int64_t threads = get_int(o, "threads");

@@ -20,6 +20,8 @@ double bench_now();
 /// Throw INVALID_ARGUMENT naming the property.
 int64_t read_bench_size(const Napi::Object& object, const char* key, int64_t most);
 DType read_bench_dtype(const Napi::Object& object);
+/// s2ft-rows, s2ft-cols or lora.
+void check_served_method(const std::string& method, const char* key);
 CpuOptions read_bench_options(const Napi::Object& object);
 
 Napi::Array seconds_to_js(Napi::Env env, const std::vector<double>& seconds);

@@ -1,6 +1,6 @@
 // The report's part on serving: switching, resident adapters, and throughput, against LoRA.
 import type { Block, Table } from '../report/html.js'
-import type { LinePlot, Point } from '../report/plots.js'
+import type { Point } from '../report/plots.js'
 import { linesOf, type Run } from './read-results.js'
 import { layerTable, loadTable, skippedText, switchTable, throughputTable } from './serve-tables.js'
 
@@ -9,28 +9,26 @@ function tableBlock(caption: string, table: Omit<Table, 'caption'>): Block {
 }
 
 /** A plot over sizes; with one size there is nothing to draw. */
-function plotBlock(plot: Omit<LinePlot, 'scale' | 'xFormat' | 'yFormat'>): Block[] {
-  if (new Set(plot.points.map(({ x }) => x)).size < 2) return []
-  return [{ kind: 'lines', plot: { ...plot, scale: 'log', xFormat: ',.0f', yFormat: '~g' } }]
+function plotBlocks<L extends { method: string; dtype: string }>(
+  lines: readonly L[],
+  names: { title: string; xAxis: string; yAxis: string },
+  value: (line: L) => Omit<Point, 'series'>,
+): Block[] {
+  const points = lines.map((line) => ({ ...value(line), series: `${line.method} ${line.dtype}` }))
+  if (new Set(points.map(({ x }) => x)).size < 2) return []
+  const description = `${names.yAxis}, both logarithmic, with least and most of the rounds.`
+  const format = { scale: 'log', xFormat: ',.0f', yFormat: '~g' } as const
+  return [{ kind: 'lines', plot: { ...names, ...format, description, points } }]
 }
-
-const series = ({ method, dtype }: { method: string; dtype: string }) => `${method} ${dtype}`
 
 function switchBlocks(run: Run): Block[] {
   const lines = linesOf(run, 'serve-switch')
   if (lines.length === 0) return []
-  const points = lines.map((line): Point => {
-    const { width, switchSeconds, switchSecondsRange } = line
-    return { x: width, series: series(line), y: switchSeconds, range: switchSecondsRange }
-  })
+  const names = { title: 'Time of a switch against width', xAxis: 'width', yAxis: 'seconds' }
   return [
     tableBlock('One adapter out of a weight and another in, for one weight', switchTable(lines)),
-    ...plotBlock({
-      title: 'Time of a switch against width',
-      description: 'Seconds for one weight, both logarithmic, with least and most of the rounds.',
-      xAxis: 'width',
-      yAxis: 'seconds',
-      points,
+    ...plotBlocks(lines, names, ({ width, switchSeconds, switchSecondsRange }) => {
+      return { x: width, y: switchSeconds, range: switchSecondsRange }
     }),
   ]
 }
@@ -39,19 +37,15 @@ function layerBlocks(run: Run): Block[] {
   const lines = linesOf(run, 'serve-layer')
   const [first] = lines
   if (!first) return []
-  const points = lines.map((line): Point => {
-    return { x: line.adapters, series: series(line), y: line.seconds, range: line.secondsRange }
-  })
+  const title = 'Time of a batch against resident adapters'
   const caption = `A layer of width ${first.width}, ${first.batch} requests with adapters of their own`
   return [
     tableBlock(caption, layerTable(lines)),
-    ...plotBlock({
-      title: 'Time of a batch against resident adapters',
-      description: 'Seconds for one batch, both logarithmic, with least and most of the rounds.',
-      xAxis: 'resident adapters',
-      yAxis: 'seconds',
-      points,
-    }),
+    ...plotBlocks(
+      lines,
+      { title, xAxis: 'resident adapters', yAxis: 'seconds' },
+      ({ adapters, seconds, secondsRange }) => ({ x: adapters, y: seconds, range: secondsRange }),
+    ),
   ]
 }
 
@@ -59,18 +53,11 @@ function throughputBlocks(run: Run): Block[] {
   const lines = linesOf(run, 'serve-throughput')
   const [first] = lines
   if (!first) return []
-  const points = lines.map((line): Point => {
-    const { inFlight, tokensPerSecond, tokensPerSecondRange } = line
-    return { x: inFlight, series: series(line), y: tokensPerSecond, range: tokensPerSecondRange }
-  })
+  const title = 'Throughput against sequences in flight'
   return [
     tableBlock(`Decoding ${first.model}, every sequence with its adapter`, throughputTable(lines)),
-    ...plotBlock({
-      title: 'Throughput against sequences in flight',
-      description: 'Tokens a second, both logarithmic, with least and most of the rounds.',
-      xAxis: 'sequences',
-      yAxis: 'tokens/s',
-      points,
+    ...plotBlocks(lines, { title, xAxis: 'sequences', yAxis: 'tokens/s' }, (line) => {
+      return { x: line.inFlight, y: line.tokensPerSecond, range: line.tokensPerSecondRange }
     }),
   ]
 }

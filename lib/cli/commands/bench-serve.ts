@@ -65,6 +65,13 @@ async function run(
   await printTargets(out, found)
 }
 
+/** A part's lines as they come, what they are called, and their table. */
+interface Running<L> {
+  title: string
+  results: AsyncIterable<L[] | ServeSkipped>
+  tableOf: (lines: L[]) => Figures
+}
+
 type Part = (
   options: Decided,
   out: Output,
@@ -77,13 +84,8 @@ const parts: Record<ServePart, Part> = {
     const { runSwitch } = await import('../../bench/serve-switch.js')
     const { rank } = options
     const title = `switch: LoRA of rank ${rank}, S²FT of ${2 * rank} rows or columns`
-    return report(
-      out,
-      options,
-      title,
-      runSwitch(options, (text) => out.note(text), signal),
-      switchTable,
-    )
+    const results = runSwitch(options, (text) => out.note(text), signal)
+    return report(out, options, { title, results, tableOf: switchTable })
   },
   async layer(options, out, signal) {
     const { runLayer } = await import('../../bench/serve-layer.js')
@@ -91,13 +93,8 @@ const parts: Record<ServePart, Part> = {
     const title =
       `layer: width ${layerWidth}, ${batch} requests with adapters of their own; ` +
       `LoRA of rank ${rank}, S²FT of ${2 * rank} rows or columns`
-    return report(
-      out,
-      options,
-      title,
-      runLayer(options, (text) => out.note(text), signal),
-      layerTable,
-    )
+    const results = runLayer(options, (text) => out.note(text), signal)
+    return report(out, options, { title, results, tableOf: layerTable })
   },
   async throughput(options, out, signal, scratch) {
     const { runThroughput } = await import('../../bench/serve-throughput.js')
@@ -106,8 +103,8 @@ const parts: Record<ServePart, Part> = {
     const directory = await benchDirectory(model, shape, dtype, scratch)
     const all = { ...options, name: model, directory, shape }
     const title = `throughput: ${model}, o and down; LoRA of rank ${rank}, S²FT of as many parameters`
-    const lines = runThroughput(all, (text) => out.note(text), signal)
-    return report(out, options, title, lines, throughputTable)
+    const results = runThroughput(all, (text) => out.note(text), signal)
+    return report(out, options, { title, results, tableOf: throughputTable })
   },
   async load(options, out, signal, scratch) {
     const { runLoad } = await import('../../bench/serve-load.js')
@@ -117,8 +114,8 @@ const parts: Record<ServePart, Part> = {
       return []
     }
     await benchShape(model)
-    const lines = runLoad({ ...options, scratch }, (text) => out.note(text), signal)
-    return report(out, options, `load: ${model}`, lines, loadTable)
+    const results = runLoad({ ...options, scratch }, (text) => out.note(text), signal)
+    return report(out, options, { title: `load: ${model}`, results, tableOf: loadTable })
   },
 }
 
@@ -126,9 +123,7 @@ const parts: Record<ServePart, Part> = {
 async function report<L extends object>(
   out: Output,
   { dtype, threads }: Decided,
-  title: string,
-  results: AsyncIterable<L[] | ServeSkipped>,
-  tableOf: (lines: L[]) => Figures,
+  { title, results, tableOf }: Running<L>,
 ): Promise<L[]> {
   const lines: L[] = []
   const skipped: ServeSkipped[] = []
