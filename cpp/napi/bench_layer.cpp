@@ -20,10 +20,17 @@ struct LayerSpec {
 };
 
 struct LayerTimes {
-  int64_t parameters = 0;                     // of an adapter
-  double resident_bytes = 0;                  // of the process, by all adapters
-  std::vector<double> seconds, base_seconds;  // of a batch, an entry a round
+  int64_t parameters = 0;     // of an adapter
+  double resident_bytes = 0;  // of the process, by all adapters
+  // Of a batch and of what adapters add to it: a round's median, an entry a round.
+  std::vector<double> seconds, adapter_seconds;
 };
+
+double middle(std::vector<double> values) {
+  const auto at = values.begin() + int64_t(values.size() / 2);
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
 
 class LayerBench {
  public:
@@ -42,7 +49,7 @@ class LayerBench {
 
   LayerTimes measure(const std::atomic<bool>& stopping) {
     for (int64_t round = -1; round < s_.rounds; ++round) {  // the first does not count
-      double seconds = 0, base_seconds = 0;
+      std::vector<double> seconds, adapter_seconds;
       for (int64_t pass = 0; pass < s_.passes; ++pass) {
         if (stopping) throw Error("CANCELLED", "the benchmark was cancelled");
         const std::vector<AdapterRows> groups = draw();
@@ -53,11 +60,12 @@ class LayerBench {
         b_.add_adapters(y_, x_, groups.data(), int(groups.size()));
         b_.synchronize();
         const double end = bench_now();
-        seconds += end - begin, base_seconds += between - begin;
+        seconds.push_back(end - begin);
+        adapter_seconds.push_back(end - between);
       }
       if (round < 0) continue;
-      times_.seconds.push_back(seconds / double(s_.passes));
-      times_.base_seconds.push_back(base_seconds / double(s_.passes));
+      times_.seconds.push_back(middle(seconds));
+      times_.adapter_seconds.push_back(middle(adapter_seconds));
     }
     return times_;
   }
@@ -173,7 +181,7 @@ Napi::Value bench_layer_js(const Napi::CallbackInfo& info) {
           o.Set("parameters", double(times.parameters));
           o.Set("residentBytes", times.resident_bytes);
           o.Set("seconds", seconds_to_js(env, times.seconds));
-          o.Set("baseSeconds", seconds_to_js(env, times.base_seconds));
+          o.Set("adapterSeconds", seconds_to_js(env, times.adapter_seconds));
           return o;
         });
   });

@@ -48,7 +48,7 @@ export interface LayerLine {
 export const layerMethods = ['s2ft-cols', 's2ft-rows', 'lora'] as const
 
 /** Batches that a round times, each with other adapters. */
-const PASSES = 30
+const PASSES = 100
 
 interface Case {
   adapters: number
@@ -101,7 +101,7 @@ export function layerLines(
 ): LayerLine[] {
   const figures = results.map((rounds) => ({
     seconds: rounds.flatMap((r) => r.seconds),
-    adapterSeconds: rounds.flatMap((r) => r.seconds.map((s, i) => s - r.baseSeconds[i]!)),
+    adapterSeconds: rounds.flatMap((r) => r.adapterSeconds),
     residentBytes: rounds.map((r) => r.residentBytes),
   }))
   const lora = figures[cases.findIndex(({ method }) => method === 'lora')]!

@@ -388,10 +388,10 @@ export interface NativeLayerTiming {
   parameters: number
   /** What the process holds more with all adapters than without. */
   residentBytes: number
-  /** Of one batch, an entry a round. */
+  /** Of one batch, the median of a round's, an entry a round. */
   seconds: number[]
-  /** The part of it that the layer itself takes. */
-  baseSeconds: number[]
+  /** The part of it that adapters take. */
+  adapterSeconds: number[]
 }
 
 /** A row-major matrix outside the engine; data holds rows * cols values. */
