@@ -4,6 +4,7 @@
 #pragma once
 
 #include "adapter/beside.h"
+#include "adapter/fused_weight.h"
 
 namespace s2ft {
 
@@ -16,49 +17,43 @@ class Fusion {
   /// Throws ADAPTER_MISMATCH naming the module for an unknown module, an index out of
   /// range or given twice, or a shape that does not fit; UNSUPPORTED for what a quantized
   /// model cannot hold and for a second LoReFT behind a layer; INVALID_ARGUMENT for an id
-  /// in use; BUSY while a tuner is attached. The model is unchanged then. The weights
-  /// depend on which adapters are fused, not on when each was.
+  /// in use; BUSY while a tuner is attached; OUT_OF_MEMORY. The model is unchanged then.
+  /// The weights depend on which adapters are fused, not on when each was. Modules that
+  /// the adapter does not touch are not looked at.
   void fuse(const std::string& id, AdapterDeltas adapter);
   void unfuse(const std::string& id);
+  /// Takes adapters out and puts one in, in one go; throws as fuse does.
+  void replace(const std::vector<std::string>& out, const std::string& id,
+               AdapterDeltas adapter);
   bool empty() const { return adapters_.empty(); }
 
  private:
-  /// What a module's weight was before any adapter: the whole of it, since low-rank
-  /// adapters touch every element; slices keep their rows and columns only, masks their
-  /// elements.
-  struct Base {
-    bool whole = false;
-    std::map<int32_t, std::vector<char>> rows, cols;
-    std::vector<std::pair<int32_t, uint32_t>> elements;  // place, bits; ascending
-    std::vector<char> all;
-  };
-
-  void check(const AdapterDeltas& adapter) const;
-  void restore(const std::string& module);
-  void keep(const AdapterDeltas& adapter);
-  static void keep_elements(Base& base, const std::vector<int32_t>& places,
-                            const std::vector<char>& bytes, size_t size);
-  void add(const AdapterDeltas& adapter);
-  /// All adapters but the one at `without`, in an order that their content decides:
-  /// rounding makes a sum depend on the order of its terms.
-  std::vector<const AdapterDeltas*> in_order(size_t without) const;
-  void add_all();
-  void add_lora(const LoraDelta& lora);
-  void forget_unused();
-  void check_lorefts(const std::vector<LoreftDelta>& lorefts) const;
-  void hook(const std::string& id, const std::vector<LoreftDelta>& lorefts);
-  void unhook(const std::string& id);
-  /// Quantized models: all adapters but the one at `without`.
-  void rebuild_beside(size_t without);
-
-  std::shared_ptr<Model> model_;
-  std::vector<std::pair<std::string, AdapterDeltas>> adapters_;  // in order of fusion
-  std::map<std::string, Base> bases_;
+  using Entry = std::pair<std::string, AdapterDeltas>;  // id, adapter without LoReFTs
   struct StreamHook {
     std::string id;
     int layer;
     std::unique_ptr<Loreft> intervention;
   };
+
+  /// Throws BUSY while a tuner holds the weights.
+  void require_free(const char* what) const;
+  std::vector<bool> find(const std::vector<std::string>& ids, const char* what) const;
+  /// Takes marked adapters out and puts one in, if there is one.
+  void change(const std::vector<bool>& out, Entry* in);
+  /// Weights of the modules that leaving or coming adapters touch.
+  void change_weights(const std::vector<const AdapterDeltas*>& touching,
+                      const std::vector<const AdapterDeltas*>& after);
+  void check_lorefts(const std::vector<LoreftDelta>& lorefts,
+                     const std::vector<bool>& out) const;
+  std::vector<StreamHook> make_hooks(const std::string& id,
+                                     const std::vector<LoreftDelta>& lorefts) const;
+  /// Those of leaving adapters go, and the new ones come.
+  void replace_hooks(const std::vector<bool>& out, std::vector<StreamHook> in);
+  bool leaves(const std::string& id, const std::vector<bool>& out) const;
+
+  std::shared_ptr<Model> model_;
+  std::vector<Entry> adapters_;                 // in order of fusion
+  std::map<std::string, FusedWeight> weights_;  // of modules that adapters are in
   std::vector<StreamHook> stream_hooks_;
   Beside beside_;  // quantized models
 };

@@ -11,7 +11,8 @@ Fusion::~Fusion() {
     model_->layers[size_t(hook.layer)].intervention = nullptr;
 }
 
-void Fusion::check_lorefts(const std::vector<LoreftDelta>& lorefts) const {
+void Fusion::check_lorefts(const std::vector<LoreftDelta>& lorefts,
+                           const std::vector<bool>& out) const {
   const int64_t d = model_->config.hidden_size;
   std::vector<int> seen;
   for (const LoreftDelta& l : lorefts) {
@@ -21,7 +22,11 @@ void Fusion::check_lorefts(const std::vector<LoreftDelta>& lorefts) const {
       throw Error("ADAPTER_MISMATCH", where + "expected distinct layers below " +
                                           std::to_string(model_->config.layers));
     seen.push_back(l.layer);
-    if (model_->layers[size_t(l.layer)].intervention)
+    const bool taken = std::any_of(
+        stream_hooks_.begin(), stream_hooks_.end(), [&](const StreamHook& hook) {
+          return hook.layer == l.layer && !leaves(hook.id, out);
+        });
+    if (taken)
       throw Error("UNSUPPORTED",
                   where + "expected one LoReFT adapter at a time, found one fused");
     const bool split = !l.options.shared && l.options.first > 0 && l.options.last > 0;
@@ -40,8 +45,10 @@ void Fusion::check_lorefts(const std::vector<LoreftDelta>& lorefts) const {
   }
 }
 
-void Fusion::hook(const std::string& id, const std::vector<LoreftDelta>& lorefts) {
+std::vector<Fusion::StreamHook> Fusion::make_hooks(
+    const std::string& id, const std::vector<LoreftDelta>& lorefts) const {
   Backend& backend = *model_->backend;
+  std::vector<StreamHook> hooks;
   for (const LoreftDelta& l : lorefts) {
     auto loreft =
         std::make_unique<Loreft>(backend, model_->config.hidden_size, l.options);
@@ -54,20 +61,22 @@ void Fusion::hook(const std::string& id, const std::vector<LoreftDelta>& lorefts
       upload(set.source, l.sets[i].source);
       upload(set.bias, l.sets[i].bias);
     }
-    model_->layers[size_t(l.layer)].intervention = loreft.get();
-    stream_hooks_.push_back({id, l.layer, std::move(loreft)});
+    hooks.push_back({id, l.layer, std::move(loreft)});
   }
   backend.synchronize();
+  return hooks;
 }
 
-void Fusion::unhook(const std::string& id) {
-  auto gone = [&](const StreamHook& hook) {
-    if (hook.id != id) return false;
-    model_->layers[size_t(hook.layer)].intervention = nullptr;
-    return true;
-  };
-  stream_hooks_.erase(std::remove_if(stream_hooks_.begin(), stream_hooks_.end(), gone),
-                      stream_hooks_.end());
+void Fusion::replace_hooks(const std::vector<bool>& out, std::vector<StreamHook> in) {
+  for (StreamHook& hook : stream_hooks_) {
+    if (leaves(hook.id, out))
+      model_->layers[size_t(hook.layer)].intervention = nullptr;
+    else
+      in.push_back(std::move(hook));
+  }
+  stream_hooks_ = std::move(in);
+  for (const StreamHook& hook : stream_hooks_)
+    model_->layers[size_t(hook.layer)].intervention = hook.intervention.get();
 }
 
 }  // namespace s2ft

@@ -117,6 +117,17 @@ class Backend {
   /// In place: x[i] = old x[order[i]] (rows), x[:, j] = old x[:, order[j]] (cols).
   virtual void permute_rows(Mat x, const int32_t* order) = 0;
   virtual void permute_cols(Mat x, const int32_t* order) = 0;
+  // A device without operations of its own for columns takes them one by one.
+  /// y[:, cols[j]] = x[:, j], distinct columns of one dtype
+  virtual void scatter_cols(Mat y, Mat x, const int32_t* cols) {
+    for (int64_t j = 0; j < x.cols; ++j) copy(y.col_range(cols[j], 1), x.col_range(j, 1));
+  }
+  /// y[:, cols[j]] += x[:, j], distinct columns; `before`, where given, receives what
+  /// they were.   y (n, any), x and before (n, m), before of y's dtype
+  virtual void add_cols(Mat y, Mat before, Mat x, const int32_t* cols) {
+    if (before) gather_cols(before, y, cols);
+    for (int64_t j = 0; j < x.cols; ++j) add(y.col_range(cols[j], 1), x.col_range(j, 1));
+  }
 
   // -- products -------------------------------------------------------------------
   /// c = op(a) op(b) + beta c, op = transpose where asked. a and b share a dtype

@@ -196,6 +196,14 @@ class CpuBackend final : public Backend {
     const ThreadScope scope(threads_);
     kernels_.scatter_rows(y, x, rows);
   }
+  void scatter_cols(Mat y, Mat x, const int32_t* cols) override {
+    const ThreadScope scope(threads_);
+    kernels_.scatter_cols(y, x, cols);
+  }
+  void add_cols(Mat y, Mat before, Mat x, const int32_t* cols) override {
+    const ThreadScope scope(threads_);
+    kernels_.add_cols(y, before, x, cols);
+  }
   void permute_rows(Mat x, const int32_t* order) override;
   void permute_cols(Mat x, const int32_t* order) override {
     const ThreadScope scope(threads_);

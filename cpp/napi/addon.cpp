@@ -1,5 +1,7 @@
 // The addon's entry: one Instance an environment, so worker_threads may load it too.
+#include "napi/bench_layer.h"
 #include "napi/bench_ops.h"
+#include "napi/bench_switch.h"
 #include "napi/decoder_wrap.h"
 #include "napi/files.h"
 #include "napi/job_wrap.h"
@@ -35,6 +37,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("adamw", Napi::Function::New(env, adamw_js));
   exports.Set("benchOps", Napi::Function::New(env, bench_ops_js));
   exports.Set("startJob", Napi::Function::New(env, JobWrap::start));
+  exports.Set("benchLayer", Napi::Function::New(env, bench_layer_js));
+  exports.Set("benchSwitch", Napi::Function::New(env, bench_switch_js));
   exports.Set("devices", Napi::Function::New(env, devices_js));
   exports.Set("cudaReport", Napi::Function::New(env, cuda_report_js));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak_memory_js));

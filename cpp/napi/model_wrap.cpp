@@ -53,6 +53,7 @@ Napi::Function ModelWrap::define(Napi::Env env) {
                       InstanceMethod("createTrainer", &ModelWrap::create_trainer),
                       InstanceMethod("fuse", &ModelWrap::fuse),
                       InstanceMethod("unfuse", &ModelWrap::unfuse),
+                      InstanceMethod("replace", &ModelWrap::replace),
                       InstanceMethod("save", &ModelWrap::save),
                       InstanceMethod("fingerprint", &ModelWrap::fingerprint_of),
                       InstanceMethod("deviceMemory", &ModelWrap::device_memory),
@@ -219,17 +220,28 @@ Napi::Value ModelWrap::create_trainer(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ModelWrap::fuse(const Napi::CallbackInfo& info) {
+  return put_in(info, {}, info[0], info[1]);
+}
+
+Napi::Value ModelWrap::replace(const Napi::CallbackInfo& info) {
+  return put_in(info, info[0], info[1], info[2]);
+}
+
+Napi::Value ModelWrap::put_in(const Napi::CallbackInfo& info, Napi::Value out,
+                              Napi::Value in, Napi::Value adapter) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     auto state = live();
-    const std::string id = info[0].ToString();
+    std::vector<std::string> ids;
+    if (!out.IsEmpty()) ids = get_strings(out, "ids");
+    const std::string id = in.ToString();
     auto deltas =
-        std::make_shared<AdapterDeltas>(read_deltas(info[1].As<Napi::Object>()));
+        std::make_shared<AdapterDeltas>(read_deltas(adapter.As<Napi::Object>()));
     return run_async(
         info.Env(), state->worker,
-        [state, id, deltas] {
+        [state, ids, id, deltas] {
           if (state->fusion->empty() && !state->model->tuner)
             remember_fingerprint(*state);
-          state->fusion->fuse(id, std::move(*deltas));
+          state->fusion->replace(ids, id, std::move(*deltas));
           return true;
         },
         [](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });

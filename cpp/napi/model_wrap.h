@@ -44,6 +44,9 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   Napi::Value create_trainer(const Napi::CallbackInfo& info);
   Napi::Value fuse(const Napi::CallbackInfo& info);
   Napi::Value unfuse(const Napi::CallbackInfo& info);
+  Napi::Value replace(const Napi::CallbackInfo& info);
+  Napi::Value put_in(const Napi::CallbackInfo& info, Napi::Value out, Napi::Value in,
+                     Napi::Value adapter);
   Napi::Value save(const Napi::CallbackInfo& info);
   Napi::Value fingerprint_of(const Napi::CallbackInfo& info);
   Napi::Value device_memory(const Napi::CallbackInfo& info);

@@ -133,6 +133,40 @@ TEST(the_order_of_fusion_does_not_show) {
   }
 }
 
+TEST(replacing_is_unfusing_and_fusing_or_nothing) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    auto model = tiny_model(tiny_config(), dtype);
+    const std::vector<char> base = weight_bytes(*model);
+    Fusion fusion(model);
+    fusion.fuse("a", random_slices(*model, 1));
+    fusion.fuse("b", random_lora(*model, 2));
+    fusion.fuse("c", random_elements(*model, 3));
+    fusion.unfuse("a");
+    fusion.unfuse("c");
+    fusion.fuse("d", random_slices(*model, 4));
+    const std::vector<char> expected = weight_bytes(*model);
+    fusion.unfuse("d");
+    fusion.fuse("a", random_slices(*model, 1));
+    fusion.fuse("c", random_elements(*model, 3));
+    const std::vector<char> before = weight_bytes(*model);
+    AdapterDeltas broken = random_slices(*model, 4);
+    broken.slices.back().delta.pop_back();
+    CHECK_THROWS_CODE(fusion.replace({"a", "c"}, "d", broken), "ADAPTER_MISMATCH");
+    CHECK_THROWS_CODE(fusion.replace({"a", "x"}, "d", random_slices(*model, 4)),
+                      "INVALID_ARGUMENT");
+    CHECK_THROWS_CODE(fusion.replace({"a"}, "b", random_slices(*model, 4)),
+                      "INVALID_ARGUMENT");
+    CHECK(weight_bytes(*model) == before);
+    fusion.replace({"a", "c"}, "d", random_slices(*model, 4));
+    CHECK(weight_bytes(*model) == expected);
+    fusion.replace({"d"}, "d", random_slices(*model, 4));  // in the place of itself
+    CHECK(weight_bytes(*model) == expected);
+    fusion.unfuse("b");
+    fusion.unfuse("d");
+    CHECK(weight_bytes(*model) == base);
+  }
+}
+
 TEST(dora_sets_the_rows_lengths) {
   auto model = tiny_model(tiny_config(), DType::f32);
   Fusion fusion(model);

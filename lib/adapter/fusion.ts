@@ -96,26 +96,11 @@ export class Fusion {
   switch(adapter: Adapter, options: FuseOptions): Promise<void> {
     return this.inTurn(async () => {
       const { id, weight, change } = await this.prepare(adapter, options)
-      const before = [...this.fused]
+      const out = [...this.fused.values()].map((other) => other.id)
       this.requireFree()
-      // Asked for in one go, so that no other work of the model comes between.
-      const out = before.map(([, other]) => this.model.unfuse(other.id))
-      const into = this.model.fuse(id, change)
-      const [result] = await Promise.allSettled([into, ...out])
-      if (result.status === 'fulfilled') {
-        await Promise.all(out)
-        this.fused.clear()
-        this.fused.set(adapter, { id, weight })
-        return
-      }
-      for (const [i, [other, was]] of before.entries()) {
-        const left = await out[i]!.then(
-          () => true,
-          () => false,
-        )
-        if (left) await this.model.fuse(was.id, toNative(other, this.config, was.weight))
-      }
-      throw result.reason
+      await this.model.replace(out, id, change)
+      this.fused.clear()
+      this.fused.set(adapter, { id, weight })
     })
   }
 }

@@ -5,7 +5,7 @@ import type { LoadResult } from './load-case.js'
 import { type MemoryFigures, memoryFigures, stepSeconds } from './memory.js'
 import { stepOperations } from './operations.js'
 import type { Case } from './run.js'
-import { type CaseSummary, median, summarise } from './summary.js'
+import { type CaseSummary, median, slope, summarise } from './summary.js'
 
 /** Where a point stands, in every line of it. */
 interface Place {
@@ -166,12 +166,7 @@ export function loadLine(
 /** Slope of log y over log x; undefined with fewer than two points above 0. */
 export function growthExponent(points: readonly (readonly [number, number])[]): number | undefined {
   if (points.length < 2 || points.some(([x, y]) => !(x > 0 && y > 0))) return undefined
-  const logs = points.map(([x, y]) => [Math.log(x), Math.log(y)] as const)
-  const mean = (i: 0 | 1) => logs.reduce((sum, log) => sum + log[i], 0) / logs.length
-  const [mx, my] = [mean(0), mean(1)]
-  const spread = logs.reduce((sum, [x]) => sum + (x - mx) ** 2, 0)
-  if (spread === 0) return undefined
-  return logs.reduce((sum, [x, y]) => sum + (x - mx) * (y - my), 0) / spread
+  return slope(points.map(([x, y]) => [Math.log(x), Math.log(y)] as const))
 }
 
 /** The exponents of one series, over its last points. */

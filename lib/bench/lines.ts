@@ -187,6 +187,76 @@ const growthFit = z.object({
   to: z.number(),
 })
 
+const serveSwitch = z.object({
+  type: z.literal('serve-switch'),
+  width: z.number(),
+  method: z.string(),
+  dtype: z.string(),
+  parameters: z.number(),
+  keptBytes: z.number(),
+  fuseSeconds: z.number(),
+  switchSeconds: z.number(),
+  switchSecondsRange: range,
+  unfuseSeconds: z.number(),
+  loraRatio: spread.nullable(),
+})
+const serveLayer = z.object({
+  type: z.literal('serve-layer'),
+  adapters: z.number(),
+  method: z.string(),
+  dtype: z.string(),
+  width: z.number(),
+  batch: z.number(),
+  parameters: z.number(),
+  residentBytes: z.number(),
+  seconds: z.number(),
+  secondsRange: range,
+  adapterSeconds: z.number(),
+  adapterSecondsRange: range,
+  time: spread.nullable(),
+  adapterTime: spread.nullable(),
+  memory: spread.nullable(),
+})
+const serveThroughput = z.object({
+  type: z.literal('serve-throughput'),
+  model: z.string(),
+  method: z.string(),
+  inFlight: z.number(),
+  dtype: z.string(),
+  parameters: z.number(),
+  tokensPerSecond: z.number(),
+  tokensPerSecondRange: range,
+  peakBytes: nullable,
+  ofBase: spread.nullable(),
+})
+const percentiles = z.object({ p50: z.number(), p95: z.number(), p99: z.number() })
+const serveLoad = z.object({
+  type: z.literal('serve-load'),
+  model: z.string(),
+  dtype: z.string(),
+  clients: z.number(),
+  adapters: z.number(),
+  requests: z.number(),
+  errors: z.number(),
+  firstError: z.string().nullable(),
+  tokensPerSecond: z.number(),
+  seconds: z.number(),
+  firstToken: percentiles,
+  token: percentiles,
+  residentBefore: nullable,
+  residentAfter: nullable,
+  bytesPerMinute: nullable,
+  pagesBefore: z.number(),
+  pagesAfter: z.number(),
+})
+const serveSkipped = z.object({
+  type: z.literal('serve-skipped'),
+  part: z.string(),
+  what: z.string(),
+  neededBytes: z.number(),
+  availableBytes: z.number(),
+})
+
 /** Printed by `s2ft bench all`; a report judges anew. */
 const target = z.object({ type: z.literal('target'), what: z.string(), met: z.boolean() })
 
@@ -206,6 +276,11 @@ const schemas = {
   growth,
   'growth-skipped': growthSkipped,
   'growth-fit': growthFit,
+  'serve-switch': serveSwitch,
+  'serve-layer': serveLayer,
+  'serve-throughput': serveThroughput,
+  'serve-load': serveLoad,
+  'serve-skipped': serveSkipped,
 }
 
 type Schemas = typeof schemas

@@ -6,6 +6,7 @@ import { linesOf, type Problem, type Results, type Run } from './read-results.js
 import { growthBlocks } from './report-growth.js'
 import { memoryBlocks } from './report-memory.js'
 import { opsBlocks } from './report-ops.js'
+import { serveBlocks } from './report-serve.js'
 import { realBlocks, trainBlocks } from './report-steps.js'
 import { caseRatios, judgeTargets, targetTable } from './targets.js'
 
@@ -102,6 +103,7 @@ function runSection(run: Run, ends: boolean): Section {
         linesOf(run, 'growth-skipped'),
       ),
     ],
+    ['Serving', serveBlocks(run)],
   ]
   const found = parts.filter(([, blocks]) => blocks.length > 0)
   const blocks: Block[] = []

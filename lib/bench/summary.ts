@@ -58,6 +58,15 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
+/** Slope of y over x, least squares; undefined where no two x differ. */
+export function slope(points: readonly (readonly [x: number, y: number])[]): number | undefined {
+  const mean = (i: 0 | 1) => points.reduce((sum, point) => sum + point[i], 0) / points.length
+  const [mx, my] = [mean(0), mean(1)]
+  const spread = points.reduce((sum, [x]) => sum + (x - mx) ** 2, 0)
+  if (!(spread > 0)) return undefined
+  return points.reduce((sum, [x, y]) => sum + (x - mx) * (y - my), 0) / spread
+}
+
 /** Most bytes over all rounds; null where a round could not tell. */
 export function largestPeak(results: readonly CaseResult[]): number | null {
   const bytes = results.map((r) => r.peakBytes)

@@ -1,46 +1,12 @@
-// What the engine is held to, and what a set of results says about each.
-import { between } from '../report/format.js'
+// What a set of results says about what the engine is held to.
+import { between, grouped } from '../report/format.js'
+import { type Goal, judge, type Target } from './goals.js'
 import type { CaseRatio, Line } from './lines.js'
 import { linesOf, type Run } from './read-results.js'
 import { caseName, groupCases, modelName } from './report-cases.js'
+import { serveTargets } from './serve-targets.js'
 
-export interface Target {
-  what: string
-  /** Model, step, and what was compared. */
-  where: string
-  measured: number
-  /** Least and most of the rounds, where rounds were compared. */
-  range: readonly [number, number] | null
-  target: number
-  /** 'least': measured must reach it. 'most': measured must not exceed it. */
-  bound: 'least' | 'most'
-  unit: 'times' | 'share'
-  met: boolean
-}
-
-const goals = {
-  peak: ['share of the measured peak', 0.85, 'least', 'share'],
-  peft: ["speed against PEFT's LoRA on 7 modules, as it comes", 2, 'least', 'times'],
-  tuned: ["speed against PEFT's LoRA, compiled and tuned", 1.65, 'least', 'times'],
-  torch: ['speed against S²FT in PyTorch, compiled and tuned', 1.5, 'least', 'times'],
-  memory: ["peak memory against PEFT's LoRA, as it comes", 1 / 3, 'most', 'times'],
-  plan: ['largest difference of the memory plan from the peak', 0.05, 'most', 'share'],
-  loraSpeed: ["speed against this engine's LoRA of equal size", 1.1, 'least', 'times'],
-  loraMemory: ["peak memory against this engine's LoRA of equal size", 0.85, 'most', 'times'],
-  real: ["speed on real data against PEFT's LoRA, batches of 8", 3, 'least', 'times'],
-  realBest: ["speed on real data against PEFT's LoRA at its best", 2.2, 'least', 'times'],
-} as const
-
-function judge(
-  goal: keyof typeof goals,
-  where: string,
-  measured: number,
-  range: Target['range'] = null,
-): Target {
-  const [what, target, bound, unit] = goals[goal]
-  const met = bound === 'least' ? measured >= target : measured <= target
-  return { what, where, measured, range, target, bound, unit, met }
-}
+export type { Target } from './goals.js'
 
 const ofS2ft = (line: { method: string; variant: string | null }) =>
   line.method === 's2ft' && line.variant === null
@@ -51,11 +17,7 @@ function hardest(lines: readonly CaseRatio[]): CaseRatio | undefined {
   return [...lines].sort((a, b) => sign * (a.ratio - b.ratio))[0]
 }
 
-function judgeRatio(
-  goal: keyof typeof goals,
-  place: string,
-  lines: readonly CaseRatio[],
-): Target[] {
+function judgeRatio(goal: Goal, place: string, lines: readonly CaseRatio[]): Target[] {
   const line = hardest(lines)
   if (!line) return []
   const other = caseName({ method: line.against, variant: line.againstVariant })
@@ -142,7 +104,7 @@ export function judgeTargets(runs: readonly Run[]): Target[] {
       trainTargets(group.title, group.lines, steps),
     )
     const real = ratios.filter((line) => line.bench === 'real')
-    return [...train, ...realTargets(run, real), ...planTargets(run)]
+    return [...train, ...realTargets(run, real), ...planTargets(run), ...serveTargets(run)]
   })
 }
 
@@ -155,8 +117,10 @@ export function targetTable(targets: readonly Target[]): {
   return {
     titles: ['target', 'measured', 'wanted', 'met', 'range', 'where'],
     rows: targets.map(({ what, where, measured, range, target, bound, unit, met }) => {
-      const text = (value: number) =>
-        unit === 'share' ? `${(100 * value).toFixed(1)}%` : `${value.toFixed(2)}x`
+      const text = (value: number) => {
+        if (unit === 'count') return grouped(value)
+        return unit === 'share' ? `${(100 * value).toFixed(1)}%` : `${value.toFixed(2)}x`
+      }
       return [
         what,
         text(measured),

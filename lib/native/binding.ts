@@ -377,6 +377,8 @@ export interface NativeModel {
   /** Adds an adapter; the original slices are kept, so unfuse(id) is bit-exact in any order. */
   fuse(id: string, adapter: NativeAdapter): Promise<void>
   unfuse(id: string): Promise<void>
+  /** Takes adapters out and puts one in, in one go; all is as before where it fails. */
+  replace(out: string[], id: string, adapter: NativeAdapter): Promise<void>
   /** Writes the named tensors, in base order, converted to `dtype` per tensor; atomic. */
   save(
     path: string,
@@ -416,6 +418,62 @@ export interface NativeOpTiming {
   bytes: number
   /** Of one run, an entry a round; operations of a group share their rounds. */
   seconds: number[]
+}
+
+/** Square weights whose fused adapter is exchanged. */
+export interface NativeSwitchSpec {
+  width: number
+  dtype: DType
+  threads: number
+  arithmetic: 'auto' | 'native' | 'widen'
+  /** So many of them one after another: more than the caches hold. */
+  weights: number
+  methods: NativeSwitchMethod[]
+  rank: number
+  /** Rows or columns of an S²FT slice. */
+  channels: number
+  rounds: number
+}
+
+export type NativeSwitchMethod = 's2ft-rows' | 's2ft-cols' | 'lora'
+
+/** Seconds for one weight, an entry a round; methods share their rounds. */
+export interface NativeSwitchTiming {
+  method: NativeSwitchMethod
+  parameters: number
+  /** What is kept of the base while an adapter is in, for one weight. */
+  keptBytes: number
+  fuse: number[]
+  switch: number[]
+  unfuse: number[]
+}
+
+/** A square linear layer beside which adapters are resident. */
+export interface NativeLayerSpec {
+  width: number
+  dtype: DType
+  threads: number
+  arithmetic: 'auto' | 'native' | 'widen'
+  method: NativeSwitchMethod
+  adapters: number
+  /** Rows, each with an adapter of its own. */
+  batch: number
+  /** LoRA's rank, or rows or columns of an S²FT slice. */
+  k: number
+  rounds: number
+  /** Batches of a round, each with other adapters. */
+  passes: number
+}
+
+export interface NativeLayerTiming {
+  /** Of one adapter. */
+  parameters: number
+  /** What the process holds more with all adapters than without. */
+  residentBytes: number
+  /** Of one batch, the median of a round's, an entry a round. */
+  seconds: number[]
+  /** The part of it that adapters take. */
+  adapterSeconds: number[]
 }
 
 /** A row-major matrix outside the engine; data holds rows * cols values. */
@@ -466,6 +524,9 @@ export interface NativeBinding {
     },
   ): Promise<{ value: Float32Array; first: Float32Array; second: Float32Array }>
   benchOps(spec: NativeOpsSpec): Promise<NativeOpTiming[]>
+  benchLayer(spec: NativeLayerSpec): Promise<NativeLayerTiming>
+  /** Throws INTERNAL where unfusing did not give the base's bits back. */
+  benchSwitch(spec: NativeSwitchSpec): Promise<NativeSwitchTiming[]>
   /** VmHWM reset and read, in bytes; 0 where the system does not tell. */
   resetPeakMemory(): void
   peakMemory(): number

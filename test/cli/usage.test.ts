@@ -106,13 +106,6 @@ describe('wrong calls end with status 2 and one line', () => {
   })
 })
 
-describe('what comes later is refused by name', () => {
-  const cases: [string[], RegExp][] = [[['bench', 'serve'], /later release/]]
-  test.each(cases)('%j', (args, message) => {
-    expectError(s2ft(args), 'UNSUPPORTED', message)
-  })
-})
-
 test('a missing file is an IO error, and S2FT_DEBUG=1 adds the stack', () => {
   const args = ['inspect', '/nonexistent/directory']
   expectError(s2ft(args), 'IO', /expected a directory at \/nonexistent\/directory/)

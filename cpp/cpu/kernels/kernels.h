@@ -20,6 +20,8 @@ struct Kernels {
   void (*scatter_add_rows)(Mat y, Mat x, const int32_t* rows);
   void (*scatter_rows)(Mat y, Mat x, const int32_t* rows);
   void (*permute_cols)(Mat x, const int32_t* order, void* scratch);  // one row a thread
+  void (*scatter_cols)(Mat y, Mat x, const int32_t* cols);
+  void (*add_cols)(Mat y, Mat before, Mat x, const int32_t* cols);
   void (*add_bias)(Mat y, Mat bias);
   void (*sum_rows)(Mat sum, Mat x);
   void (*rms_norm)(Mat y, Mat x, Mat w, float eps);

@@ -14,6 +14,8 @@ const Kernels& kernels() {
       scatter_add_rows,
       scatter_rows,
       permute_cols,
+      scatter_cols,
+      add_cols,
       add_bias,
       sum_rows,
       rms_norm,

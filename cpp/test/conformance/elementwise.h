@@ -113,6 +113,57 @@ TEST(scatter_add_rows_sums_repeats_in_order) {
                 });
 }
 
+TEST(scatter_rows_and_cols_overwrite) {
+  for_each_case("scatter", odd_shapes(),
+                [](Backend& b, DType t, Shape s, int64_t gap, const std::string& what) {
+                  const Host y = random(s.rows, s.cols, t);
+                  auto rows = random_order(s.rows), cols = random_order(s.cols);
+                  rows.resize((rows.size() + 1) / 2), cols.resize((cols.size() + 1) / 2);
+                  const Host by_row = random(int64_t(rows.size()), s.cols, t),
+                             by_col = random(s.rows, int64_t(cols.size()), t);
+                  Device to_rows(b, t, y, gap), to_cols(b, t, y, gap);
+                  Device x_rows(b, t, by_row, gap), x_cols(b, t, by_col, gap);
+                  b.scatter_rows(to_rows, x_rows, rows.data());
+                  b.scatter_cols(to_cols, x_cols, cols.data());
+                  Host want_rows = y, want_cols = y;
+                  for (size_t i = 0; i < rows.size(); ++i)
+                    for (int64_t j = 0; j < s.cols; ++j)
+                      want_rows(rows[i], j) = by_row(int64_t(i), j);
+                  for (int64_t i = 0; i < s.rows; ++i)
+                    for (size_t j = 0; j < cols.size(); ++j)
+                      want_cols(i, cols[j]) = by_col(i, int64_t(j));
+                  expect_equal(to_rows.read(what), want_rows, what + " rows");
+                  expect_equal(to_cols.read(what), want_cols, what + " cols");
+                });
+}
+
+TEST(add_cols_tells_what_was_there) {
+  for_each_case("add_cols", odd_shapes(),
+                [](Backend& b, DType t, Shape s, int64_t gap, const std::string& what) {
+                  for (DType to : storage_types()) {
+                    auto cols = random_order(s.cols);
+                    cols.resize((cols.size() + 1) / 2);
+                    const int64_t n = int64_t(cols.size());
+                    const Host y = random(s.rows, s.cols, to), x = random(s.rows, n, t);
+                    Device dy(b, to, y, gap), again(b, to, y, gap), dx(b, t, x, gap);
+                    Device before(b, to, s.rows, n, gap);
+                    b.add_cols(dy, before, dx, cols.data());
+                    b.add_cols(again, {}, dx, cols.data());
+                    Host want = y, was(s.rows, n);
+                    for (int64_t i = 0; i < s.rows; ++i) {
+                      for (int64_t j = 0; j < n; ++j) {
+                        double& sum = want(i, cols[size_t(j)]);
+                        was(i, j) = sum;
+                        sum = round_to(to, double(float(sum) + float(x(i, j))));
+                      }
+                    }
+                    expect_equal(dy.read(what), want, what);
+                    expect_equal(again.read(what), want, what + ", nothing kept");
+                    expect_equal(before.read(what), was, what + ", before");
+                  }
+                });
+}
+
 TEST(permute_rows_and_cols) {
   for_each_case("permute", odd_shapes(),
                 [](Backend& b, DType t, Shape s, int64_t gap, const std::string& what) {
@@ -231,6 +282,9 @@ TEST(empty_views_are_left_alone) {
       b.scale(none, 2);
       b.gather_rows(none, one, nullptr);
       b.scatter_add_rows(one, none, nullptr);
+      b.scatter_rows(one, none, nullptr);
+      b.scatter_cols(none, none, nullptr);
+      b.add_cols(none, {}, none, nullptr);
       b.permute_rows(none, nullptr);
       b.add_bias(none, one);
       b.sum_rows(row, none);

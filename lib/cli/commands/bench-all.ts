@@ -11,7 +11,7 @@ import { type CommonOptions, makeCommand, valued } from '../common.js'
 import { interruptSignal } from '../load.js'
 import type { Output } from '../output.js'
 import { integer, list, oneOf } from '../parse.js'
-import { table } from '../table.js'
+import { printRunTargets } from '../targets.js'
 import { writeReport } from './bench-report.js'
 
 interface Options {
@@ -98,7 +98,7 @@ async function run(options: Options & CommonOptions, out: Output): Promise<void>
   const found = await readResults([results])
   const page = join(options.output, 'report.html')
   await writeReport(found, page)
-  await printTargets(out, found.runs)
+  await printRunTargets(out, found.runs)
   out.line(`\nreport: ${page}`)
   if (failed.length > 0) {
     throw new S2FTError('INTERNAL', `${failed.length} benchmarks failed: ${failed.join('; ')}`)
@@ -143,15 +143,4 @@ async function runPart(args: string[], signal: AbortSignal): Promise<number | st
     process.off('exit', stop)
     signal.removeEventListener('abort', stop)
   }
-}
-
-async function printTargets(
-  out: Output,
-  runs: readonly import('../../bench/read-results.js').Run[],
-): Promise<void> {
-  const { judgeTargets, targetTable } = await import('../../bench/targets.js')
-  const targets = judgeTargets(runs)
-  for (const target of targets) out.event({ type: 'target', ...target })
-  const { titles, rows, right } = targetTable(targets)
-  out.line(table(titles, rows, { right }))
 }
