@@ -21,8 +21,10 @@ inline std::shared_ptr<Backend> make_test_backend() {
 }
 
 inline const std::vector<NamedBackend>& cuda_backends() {
-  static const std::vector<NamedBackend> all = {
-      {std::string("cuda"), make_test_backend()}};
+  static const std::vector<NamedBackend> all = [] {
+    const auto backend = make_test_backend();
+    return std::vector<NamedBackend>{{backend->arithmetic(), backend}};
+  }();
   return all;
 }
 
