@@ -120,11 +120,13 @@ class Backend {
   // A device without operations of its own for columns takes them one by one.
   /// y[:, cols[j]] = x[:, j], distinct columns of one dtype
   virtual void scatter_cols(Mat y, Mat x, const int32_t* cols) {
+    if (x.rows == 0) return;
     for (int64_t j = 0; j < x.cols; ++j) copy(y.col_range(cols[j], 1), x.col_range(j, 1));
   }
   /// y[:, cols[j]] += x[:, j], distinct columns; `before`, where given, receives what
   /// they were.   y (n, any), x and before (n, m), before of y's dtype
   virtual void add_cols(Mat y, Mat before, Mat x, const int32_t* cols) {
+    if (x.rows == 0) return;
     if (before) gather_cols(before, y, cols);
     for (int64_t j = 0; j < x.cols; ++j) add(y.col_range(cols[j], 1), x.col_range(j, 1));
   }
