@@ -1,5 +1,5 @@
 // The AVX-512 intrinsics that the kernels use, as plain code for machines without these
-// instructions: CMake includes this file ahead of every kernel under S2FT_EMULATE_AVX512.
+// instructions: CMake includes this file ahead of the kernels of <name>_test_avx512.
 // Written after the operation sections of Intel's Software Developer's Manual; where the
 // manual leaves bits open, they are the worst ones. Slow, and for tests only.
 #pragma once
