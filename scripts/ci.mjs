@@ -63,6 +63,7 @@ if (installed('clang-format')) {
 await step('types', ...node('node_modules/typescript/bin/tsc', '--noEmit', '-p', 'tsconfig.json'))
 await step('tests', 'npm', ['test', '--silent'])
 await step('cuda', ...node('scripts/test-cuda.mjs'))
+await step('AVX-512', ...node('scripts/test-avx512.mjs'))
 await step('sanitizers', ...node('scripts/test-sanitize.mjs'))
 if (hasOneDnn()) {
   await step('prebuild', ...node('scripts/prebuild.mjs'))

@@ -45,6 +45,9 @@ std::string cpu_name() {
 }
 
 std::vector<std::string> supported_isas() {
+#if defined(S2FT_EMULATE_AVX512)
+  return {"avx512", "avx512bf16"};  // tests of these sets in plain code
+#endif
   std::vector<std::string> names = {"plain"};
 #if defined(__x86_64__)
   __builtin_cpu_init();

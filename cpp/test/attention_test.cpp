@@ -52,8 +52,7 @@ void check_forward(const NamedKernels& isa, const Problem& p, DType t, float siz
   for (double& x : one.x) x = 1;  // |v| <= 1, and o is a mean of v
   // Scores are sums of head_dim products of at most `size`, times the scale.
   for (double& x : score.x) x = 1 + size * std::sqrt(double(p.head_dim));
-  const std::string what =
-      std::string(isa.name) + " " + dtype_name(t) + " " + p.text() + ": ";
+  const std::string what = isa.name + " " + dtype_name(t) + " " + p.text() + ": ";
   check_table(what + "o", o, expected.o, one, tolerance(t) * (t == DType::f32 ? size : 1),
               0);
   // Products of two bf16 are exact in f32, so the log-sum-exp is as good in both types.
@@ -81,8 +80,7 @@ void check_backward(const NamedKernels& isa, const Problem& p, DType t) {
   const ReferenceForward y = reference_forward(q, k, v, p.sequences(), p.shape(), p.rows);
   const ReferenceGradients g =
       reference_backward(table(d_o), q, k, v, y.o, p.sequences(), p.shape(), p.rows);
-  const std::string what =
-      std::string(isa.name) + " " + dtype_name(t) + " " + p.text() + ": ";
+  const std::string what = isa.name + " " + dtype_name(t) + " " + p.text() + ": ";
   // Far below any gradient here: only where every term is zero is the bound zero.
   const double floor = 1e-12;
   check_table(what + "dq", dq, g.dq, g.dq_size, tolerance(t), floor);

@@ -18,11 +18,11 @@ struct Case {
   int beta;
 };
 
-std::string text(const char* isa, const Case& c) {
-  return std::string(isa) + " " + std::to_string(c.shape.m) + "x" +
-         std::to_string(c.shape.n) + "x" + std::to_string(c.shape.k) + " " +
-         dtype_name(c.in) + ">" + dtype_name(c.out) + (c.transpose_a ? " T" : " N") +
-         (c.transpose_b ? "T" : "N") + " beta " + std::to_string(c.beta);
+std::string text(const std::string& isa, const Case& c) {
+  return isa + " " + std::to_string(c.shape.m) + "x" + std::to_string(c.shape.n) + "x" +
+         std::to_string(c.shape.k) + " " + dtype_name(c.in) + ">" + dtype_name(c.out) +
+         (c.transpose_a ? " T" : " N") + (c.transpose_b ? "T" : "N") + " beta " +
+         std::to_string(c.beta);
 }
 
 void multiply(const NamedKernels& isa, TestMat& y, TestMat& a, bool transpose_a,
@@ -183,8 +183,8 @@ TEST(a_row_has_the_same_bits_however_many_there_are) {
               for (int j = 0; j < n; ++j) different += y(i, j) != all(i + 7, j);
             if (different) {
               fail(__FILE__, __LINE__,
-                   std::string(isa.name) + " " + dtype_name(in) + ">" + dtype_name(out) +
-                       " " + std::to_string(rows) + "x" + std::to_string(n) + "x" +
+                   isa.name + " " + dtype_name(in) + ">" + dtype_name(out) + " " +
+                       std::to_string(rows) + "x" + std::to_string(n) + "x" +
                        std::to_string(k) + ": " + std::to_string(different) +
                        " elements differ");
             }

@@ -11,31 +11,21 @@
 #include <string>
 #include <vector>
 
-#include "cpu/kernels/kernels.h"
+#include "cpu/cpu_info.h"
 
 namespace s2ft::test {
 
 struct NamedKernels {
-  const char* name;
+  std::string name;
   const Kernels* table;
 };
 
 /// Every instruction set that was built and that this machine has.
 inline std::vector<NamedKernels> runnable_kernels() {
-  std::vector<NamedKernels> all = {{"plain", &plain::kernels()}};
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    all.push_back({"avx2", &avx2::kernels()});
+  std::vector<NamedKernels> all;
+  for (const std::string& name : supported_isas()) {
+    all.push_back({name, &kernels_of(name)});
   }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    all.push_back({"avx512", &avx512::kernels()});
-    if (__builtin_cpu_supports("avx512bf16")) {
-      all.push_back({"avx512bf16", &avx512bf16::kernels()});
-    }
-  }
-#endif
   return all;
 }
 
