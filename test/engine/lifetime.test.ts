@@ -55,11 +55,13 @@ describe('requests end early', () => {
   test('while they wait in the queue', async () => {
     await using engine = await Engine.create(model, { ...small, maxSequences: 1 })
     const first = engine.generate(endless)
-    await first.next()
     const second = engine.generate(endless)
+    // Together: the first one's few tokens would be there before the second one had begun.
+    const begun = first.next()
     const pending = second.next()
     await until(() => engine.stats().waiting === 1)
     await second.return(undefined as never)
+    await begun
     expect(await pending).toEqual({ done: true, value: undefined })
     expect(engine.stats().waiting).toBe(0)
     await first.return(undefined as never)
