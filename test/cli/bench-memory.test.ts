@@ -166,7 +166,7 @@ test.each([
   [['--recompute', 'all'], 'USAGE', /expected none, selective, block/],
   [['--methods', 's2ft,x'], 'USAGE', /expected s2ft, lora3, lora7, full/],
   [['--channels', '1537'], 'USAGE', /expected up to 1536/],
-  [['--model', '/nonexistent'], 'IO', /expected smollm2-135m, llama-1b-4l or a model directory/],
+  [['--model', '/nonexistent'], 'IO', /expected smollm2-135m, llama-1b-4l, .*or a model directory/],
   [['--device', 'cuda'], 'DEVICE_UNAVAILABLE', /cpu backend only/],
 ] as [string[], string, RegExp][])('%j is refused', (args, code, message) => {
   expectError(s2ft(['bench', 'memory', ...args]), code, message)
