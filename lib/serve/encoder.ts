@@ -62,7 +62,7 @@ export class Encoder {
 
   private start(): Worker {
     const script = join(packageRoot, 'dist', 'serve', 'encode-thread.js')
-    const thread = new Worker(script, { workerData: this.tokenizer.directory })
+    const thread = new Worker(script, { workerData: this.tokenizer.directory, execArgv: [] })
     thread.unref()
     thread.on('message', (reply: EncodeReply) => {
       const waiting = this.waiting.get(reply.id)

@@ -142,7 +142,7 @@ int64_t add_in_place(int vectors, float* sums, const float* a, int64_t row, Weig
       vf block[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        block[i] = load(reinterpret_cast<const float*>(from + i * w.ld));
+        std::memcpy(&block[i], from + i * w.ld, sizeof(vf));
       }
       transpose(block);
       float* to = sums + v * kLanes;
