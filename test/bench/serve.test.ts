@@ -287,7 +287,11 @@ test.each([
   [['--rank', '17', '--widths', '64,32'], 'USAGE', /expected up to half of the least width, 16/],
   [['--widths', '0'], 'USAGE', /--widths/],
   [['--batch', '1001'], 'USAGE', /expected up to the least of --adapters, 1000/],
-  [['--only', 'throughput', '--model', '/nowhere'], 'IO', /expected smollm2-135m, .*or a model directory/],
+  [
+    ['--only', 'throughput', '--model', '/nowhere'],
+    'IO',
+    /expected smollm2-135m, .*or a model directory/,
+  ],
   [['--only', 'nothing'], 'USAGE', /expected switch, layer, throughput, load/],
   [['--only', 'load'], 'USAGE', /expected a model directory with a tokenizer/],
   [['--clients', '0'], 'USAGE', /--clients/],
