@@ -165,7 +165,25 @@ void FusedWeight::add_low_rank(Backend& backend, Mat w, const Step& step, Mat pr
   }
 }
 
+/// Whether one slice of columns leaves as another one comes, which is one pass over rows.
+bool FusedWeight::switches_cols(const Plan& plan) const {
+  return !kept_.empty() && kept_.back().kind == Kind::cols && !plan.low_rank &&
+         plan.steps.size() == 1 && plan.steps[0].original.kind == Kind::cols;
+}
+
 void FusedWeight::apply(Backend& backend, Mat w, Plan plan) {
+  if (switches_cols(plan)) {
+    const Kept old = std::move(kept_.back());
+    kept_.pop_back();
+    for (const Kept& kept : kept_) put(backend, w, kept);
+    kept_.clear();
+    Step& step = plan.steps[0];
+    backend.replace_cols(w, old.values, old.index.data(), step.original.values, step.delta,
+                         step.original.index.data());
+    backend.synchronize();
+    kept_.push_back(std::move(step.original));
+    return;
+  }
   for (const Kept& kept : kept_) put(backend, w, kept);
   kept_.clear();
   // What has to be copied first, the base back or a copy of it, waits for a low-rank

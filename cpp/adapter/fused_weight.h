@@ -43,6 +43,7 @@ class FusedWeight {
     Mat a, b;  // of a low-rank adapter, f32, b times the scale
     Buffer storage[2];
   };
+  bool switches_cols(const Plan& plan) const;
   static Mat view(Mat weight, Kind kind);
   static void put(Backend& backend, Mat weight, const Kept& kept);
   static void take(Backend& backend, Mat weight, const Kept& kept);

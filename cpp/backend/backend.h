@@ -130,6 +130,13 @@ class Backend {
     if (before) gather_cols(before, y, cols);
     for (int64_t j = 0; j < x.cols; ++j) add(y.col_range(cols[j], 1), x.col_range(j, 1));
   }
+  /// scatter_cols(y, old, old_cols), then add_cols(y, before, x, cols): what a switch of
+  /// adapters does. The two sets of columns may share some.
+  virtual void replace_cols(Mat y, Mat old, const int32_t* old_cols, Mat before, Mat x,
+                            const int32_t* cols) {
+    scatter_cols(y, old, old_cols);
+    add_cols(y, before, x, cols);
+  }
 
   // -- products -------------------------------------------------------------------
   /// c = op(a) op(b) + beta c, op = transpose where asked. a and b share a dtype

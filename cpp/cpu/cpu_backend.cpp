@@ -202,7 +202,12 @@ class CpuBackend final : public Backend {
   }
   void add_cols(Mat y, Mat before, Mat x, const int32_t* cols) override {
     const ThreadScope scope(threads_);
-    kernels_.add_cols(y, before, x, cols);
+    kernels_.replace_cols(y, {}, nullptr, before, x, cols);
+  }
+  void replace_cols(Mat y, Mat old, const int32_t* old_cols, Mat before, Mat x,
+                    const int32_t* cols) override {
+    const ThreadScope scope(threads_);
+    kernels_.replace_cols(y, old, old_cols, before, x, cols);
   }
   void permute_rows(Mat x, const int32_t* order) override;
   void permute_cols(Mat x, const int32_t* order) override {

@@ -21,7 +21,9 @@ struct Kernels {
   void (*scatter_rows)(Mat y, Mat x, const int32_t* rows);
   void (*permute_cols)(Mat x, const int32_t* order, void* scratch);  // one row a thread
   void (*scatter_cols)(Mat y, Mat x, const int32_t* cols);
-  void (*add_cols)(Mat y, Mat before, Mat x, const int32_t* cols);
+  // Old columns back, where given, and new ones in, row by row.
+  void (*replace_cols)(Mat y, Mat old, const int32_t* old_cols, Mat before, Mat x,
+                       const int32_t* cols);
   void (*add_bias)(Mat y, Mat bias);
   void (*sum_rows)(Mat sum, Mat x);
   void (*rms_norm)(Mat y, Mat x, Mat w, float eps);

@@ -23,7 +23,8 @@ void scatter_rows(Mat y, Mat x, const int32_t* rows);
 void permute_cols(Mat x, const int32_t* order, void* scratch);
 // cols.cpp
 void scatter_cols(Mat y, Mat x, const int32_t* cols);
-void add_cols(Mat y, Mat before, Mat x, const int32_t* cols);
+void replace_cols(Mat y, Mat old, const int32_t* old_cols, Mat before, Mat x,
+                  const int32_t* cols);
 // rms_norm.cpp
 void rms_norm(Mat y, Mat x, Mat w, float eps);
 void rms_norm_backward(Mat dx, bool accumulate, Mat dw, Mat dy, Mat x, Mat w, float eps,

@@ -15,7 +15,7 @@ const Kernels& kernels() {
       scatter_rows,
       permute_cols,
       scatter_cols,
-      add_cols,
+      replace_cols,
       add_bias,
       sum_rows,
       rms_norm,

@@ -164,6 +164,29 @@ TEST(add_cols_tells_what_was_there) {
                 });
 }
 
+TEST(replace_cols_is_one_after_the_other) {
+  for_each_case(
+      "replace_cols", odd_shapes(),
+      [](Backend& b, DType t, Shape s, int64_t gap, const std::string& what) {
+        for (DType to : storage_types()) {
+          // Drawn independently, so that the sets differ in size and share columns.
+          auto old_cols = random_order(s.cols), cols = random_order(s.cols);
+          old_cols.resize((old_cols.size() + 2) / 3), cols.resize((cols.size() + 1) / 2);
+          const int64_t m = int64_t(old_cols.size()), n = int64_t(cols.size());
+          const Host y = random(s.rows, s.cols, to), old = random(s.rows, m, to),
+                     x = random(s.rows, n, t);
+          Device at_once(b, to, y, gap), in_turn(b, to, y, gap);
+          Device before(b, to, s.rows, n, gap), was(b, to, s.rows, n, gap);
+          Device d_old(b, to, old, gap), dx(b, t, x, gap);
+          b.replace_cols(at_once, d_old, old_cols.data(), before, dx, cols.data());
+          b.scatter_cols(in_turn, d_old, old_cols.data());
+          b.add_cols(in_turn, was, dx, cols.data());
+          expect_equal(at_once.read(what), in_turn.read(what), what);
+          expect_equal(before.read(what), was.read(what), what + ", before");
+        }
+      });
+}
+
 TEST(permute_rows_and_cols) {
   for_each_case("permute", odd_shapes(),
                 [](Backend& b, DType t, Shape s, int64_t gap, const std::string& what) {
@@ -285,6 +308,7 @@ TEST(empty_views_are_left_alone) {
       b.scatter_rows(one, none, nullptr);
       b.scatter_cols(none, none, nullptr);
       b.add_cols(none, {}, none, nullptr);
+      b.replace_cols(none, none, nullptr, {}, none, nullptr);
       b.permute_rows(none, nullptr);
       b.add_bias(none, one);
       b.sum_rows(row, none);
