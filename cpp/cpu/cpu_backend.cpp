@@ -393,6 +393,12 @@ void CpuBackend::permute_rows(Mat x, const int32_t* order) {
   }
 }
 
+/// What multiplies bf16 weights.
+Unit bf16_unit(const Choice& choice) {
+  if (!choice.native) return Unit::f32;
+  return choice.onednn && has_amx() ? Unit::library : Unit::bf16_pairs;
+}
+
 }  // namespace
 
 std::shared_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
@@ -409,12 +415,17 @@ CpuDescription describe_cpu(const CpuOptions& options) {
   description.peak_gflops_f32 = peak_gflops(choice.isa, Unit::f32, choice.threads);
   description.peak_gflops_bf16 = description.peak_gflops_f32;
   description.arithmetic = "f32";
-  if (!choice.native) return description;
-  const bool amx = choice.onednn && has_amx();
-  description.arithmetic = amx ? "amx" : "bf16";
-  description.peak_gflops_bf16 =
-      peak_gflops(choice.isa, amx ? Unit::library : Unit::bf16_pairs, choice.threads);
+  const Unit unit = bf16_unit(choice);
+  if (unit == Unit::f32) return description;
+  description.arithmetic = unit == Unit::library ? "amx" : "bf16";
+  description.peak_gflops_bf16 = peak_gflops(choice.isa, unit, choice.threads);
   return description;
+}
+
+double current_cpu_gflops(const CpuOptions& options, DType dtype, double seconds) {
+  const Choice choice = resolve(options);
+  const Unit unit = dtype == DType::f32 ? Unit::f32 : bf16_unit(choice);
+  return current_gflops(choice.isa, unit, choice.threads, seconds);
 }
 
 }  // namespace s2ft

@@ -40,5 +40,8 @@ struct CpuDescription {
 std::shared_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 /// Measures for some milliseconds (once a process, then cached).
 CpuDescription describe_cpu(const CpuOptions& options);
+/// GFLOP/s of products of this dtype during about `seconds` from now on, beside whatever
+/// else the machine does; at its best it is the description's peak.
+double current_cpu_gflops(const CpuOptions& options, DType dtype, double seconds);
 
 }  // namespace s2ft

@@ -67,7 +67,9 @@ double register_rate(const Kernels& kernels, bool dot, int threads) {
   });
 }
 
-double library_rate(const Kernels& kernels, int threads) {
+/// f(work), where `work` is one product by oneDNN and returns its operations.
+double with_library(const Kernels& kernels,
+                    const std::function<double(const std::function<double()>&)>& f) {
   const std::unique_ptr<OneDnn> library = OneDnn::create();
   ScratchPool pool;
   Products products(kernels, library.get(), pool);
@@ -78,10 +80,21 @@ double library_rate(const Kernels& kernels, int threads) {
   const Mat x = mat(memory.data(), DType::bf16, kTokens, kIn);
   const Mat w = mat(x.row_range(kTokens, 0).data, DType::bf16, kOut, kIn);
   const Mat y = mat(w.row_range(kOut, 0).data, DType::bf16, kTokens, kOut);
-  return best_rate(threads, [&] {
+  return f([&] {
     products.matmul(y, x, false, w, true, 0);
     return 2.0 * kTokens * kIn * kOut;
   });
+}
+
+/// The mean rate of `work` over some time, by the clock on the wall.
+double rate_over(double seconds, const std::function<double()>& work) {
+  const double begin = wall_seconds();
+  double operations = 0, now = begin;
+  do {
+    operations += work();
+    now = wall_seconds();
+  } while (now < begin + seconds);
+  return 1e-9 * operations / (now - begin);
 }
 
 /// f in a thread of its own with `threads` OpenMP threads: the caller may be
@@ -112,10 +125,28 @@ double peak_gflops(const std::string& isa, Unit unit, int threads) {
   if (at != known.end()) return at->second;
   const Kernels& kernels = kernels_of(isa);
   return known[key] = on_worker(threads, [&] {
-           return unit == Unit::library
-                      ? library_rate(kernels, threads)
-                      : register_rate(kernels, unit == Unit::bf16_pairs, threads);
+           if (unit != Unit::library)
+             return register_rate(kernels, unit == Unit::bf16_pairs, threads);
+           return with_library(kernels, [&](const std::function<double()>& work) {
+             return best_rate(threads, work);
+           });
          });
+}
+
+double current_gflops(const std::string& isa, Unit unit, int threads, double seconds) {
+  const Kernels& kernels = kernels_of(isa);
+  return on_worker(threads, [&] {
+    if (unit == Unit::library) {
+      return with_library(kernels, [&](const std::function<double()>& work) {
+        return rate_over(seconds, work);
+      });
+    }
+    double total = 0;
+#pragma omp parallel reduction(+ : total)
+    total += rate_over(
+        seconds, [&] { return kernels.register_products(unit == Unit::bf16_pairs, kLoop); });
+    return total;
+  });
 }
 
 }  // namespace s2ft

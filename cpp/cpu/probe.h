@@ -14,4 +14,8 @@ enum class Unit { f32, bf16_pairs, library };
 /// with the same arguments return the first one's result. Thread-safe.
 double peak_gflops(const std::string& isa, Unit unit, int threads);
 
+/// The same for about `seconds` from now on, whatever else the machine is busy with: each
+/// thread's rate by the clock on the wall, summed. Measured anew by every call.
+double current_gflops(const std::string& isa, Unit unit, int threads, double seconds);
+
 }  // namespace s2ft

@@ -40,6 +40,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("benchLayer", Napi::Function::New(env, bench_layer_js));
   exports.Set("benchSwitch", Napi::Function::New(env, bench_switch_js));
   exports.Set("devices", Napi::Function::New(env, devices_js));
+  exports.Set("currentGflops", Napi::Function::New(env, current_gflops_js));
   exports.Set("cudaReport", Napi::Function::New(env, cuda_report_js));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak_memory_js));
   exports.Set("peakMemory", Napi::Function::New(env, peak_memory_js));

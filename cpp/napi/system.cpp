@@ -70,14 +70,20 @@ Napi::Array strings_to_js(Napi::Env env, const std::vector<std::string>& lines) 
   return out;
 }
 
+/// A number of threads; 0 or nothing: all CPUs.
+CpuOptions read_threads(const Napi::Value& threads) {
+  CpuOptions options;
+  options.threads = threads.IsNumber() ? threads.ToNumber().Int32Value() : 0;
+  if (options.threads <= 0) options.threads = available_cpus();
+  return options;
+}
+
 }  // namespace
 
 Napi::Value devices_js(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
-    CpuOptions options;
-    options.threads = info[0].IsNumber() ? info[0].ToNumber().Int32Value() : 0;
-    if (options.threads <= 0) options.threads = available_cpus();
+    const CpuOptions options = read_threads(info[0]);
     return run_async(
         // An unpinned thread: the probe starts threads of its own and pins those.
         env, Instance::of(env).io_worker(), [options] { return find_devices(options); },
@@ -87,6 +93,21 @@ Napi::Value devices_js(const Napi::CallbackInfo& info) {
           for (size_t i = 0; i < found.cuda.size(); ++i)
             out.Set(uint32_t(i + 1), device_to_js(env, found, i));
           return out;
+        });
+  });
+}
+
+Napi::Value current_gflops_js(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const CpuOptions options = read_threads(info[0]);
+    const DType dtype = info[1].ToBoolean() ? DType::f32 : DType::bf16;
+    const double seconds = info[2].ToNumber();
+    return run_async(
+        env, Instance::of(env).io_worker(),
+        [=] { return current_cpu_gflops(options, dtype, seconds); },
+        [](Napi::Env env, double gflops) -> Napi::Value {
+          return Napi::Number::New(env, gflops);
         });
   });
 }

@@ -94,6 +94,18 @@ TEST(the_description_is_filled_and_stays) {
   CHECK(first.arithmetic == second.arithmetic && first.isa == second.isa);
 }
 
+TEST(what_can_be_multiplied_now_is_at_most_about_the_peak) {
+  const CpuOptions one{1, Arithmetic::automatic, "", Gemm::automatic};
+  const CpuDescription peak = describe_cpu(one);
+  for (DType t : {DType::f32, DType::bf16}) {
+    const double found = current_cpu_gflops(one, t, 0.02);
+    const double most = t == DType::f32 ? peak.peak_gflops_f32 : peak.peak_gflops_bf16;
+    CHECK(found > 0);
+    // The clock may have gone up since the peak was measured, by a third at most.
+    CHECK(found < 1.34 * most);
+  }
+}
+
 TEST(memory_is_aligned_and_refused_by_name) {
   const auto backend = make_cpu_backend({1, Arithmetic::widen, "", Gemm::automatic});
   for (size_t bytes :

@@ -47,6 +47,8 @@ export interface CaseResult {
   peakGflops?: number
   /** The same for f32, whatever the case's element type. */
   peakGflopsF32?: number
+  /** What the registers could do just then: around every timed step, one more than these. */
+  gflopsAround?: number[]
   device: string
   threads: number
   /** Of the first step: that of the untrained model. */
@@ -108,9 +110,9 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
   const startBytes = process.memoryUsage.rss()
   native().resetPeakMemory()
   await model.native().deviceMemory(true)
-  const { seconds, losses } = fits
-    ? await timeSteps(trainer, data, spec)
-    : { seconds: [], losses: [] }
+  const { seconds, losses, gflopsAround } = fits
+    ? await timeSteps(trainer, data, spec, model.device === 'cpu')
+    : { seconds: [], losses: [], gflopsAround: [] }
   const onDevice = (await model.native().deviceMemory()).peak
   const peakBytes = (fits && (onDevice || native().peakMemory())) || null
   const found = await devices({ threads })
@@ -121,6 +123,7 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
     peakBytes,
     peakGflops: dtype === 'f32' ? used.peakGflopsF32 : used.peakGflops,
     peakGflopsF32: used.peakGflopsF32,
+    ...(gflopsAround.length > 0 && { gflopsAround }),
     device: used.kind,
     threads: used.threads,
     ...(losses.length > 0 && { lossFirst: losses[0]! }),
@@ -132,21 +135,34 @@ async function measure(spec: CaseSpec): Promise<CaseResult> {
   }
 }
 
+/** How long the registers are measured around steps of this length. */
+const probeSeconds = (step: number) => Math.min(0.1, Math.max(0.01, step / 20))
+
 async function timeSteps(
   trainer: Trainer,
   data: readonly Sample[][],
-  { warmup, steps, seconds: limit = Number.POSITIVE_INFINITY }: CaseSpec,
-): Promise<{ seconds: number[]; losses: number[] }> {
+  { warmup, steps, seconds: limit = Number.POSITIVE_INFINITY, threads, dtype }: CaseSpec,
+  onCpu: boolean,
+): Promise<{ seconds: number[]; losses: number[]; gflopsAround: number[] }> {
   const seconds: number[] = []
   const losses: number[] = []
+  const gflopsAround: number[] = []
+  const probe = async (step: number) => {
+    if (!onCpu) return
+    gflopsAround.push(await native().currentGflops(threads, dtype === 'f32', probeSeconds(step)))
+  }
+  if (warmup === 0) await probe(1)
   for (let i = 0, spent = 0; i < warmup + steps && spent < limit; i++) {
     const start = performance.now()
     losses.push((await trainer.step(data[i % 2]!)).loss)
-    if (i < warmup) continue
-    seconds.push((performance.now() - start) / 1000)
-    spent += seconds.at(-1)!
+    const took = (performance.now() - start) / 1000
+    if (i >= warmup) {
+      seconds.push(took)
+      spent += took
+    }
+    if (i >= warmup - 1) await probe(took)
   }
-  return { seconds, losses }
+  return { seconds, losses, gflopsAround }
 }
 
 process.stdout.write(`${JSON.stringify(await measure(JSON.parse(process.argv[2]!) as CaseSpec))}\n`)

@@ -48,6 +48,7 @@ const caseFields = {
   peakBytes: nullable,
   gflop: z.number(),
   shareOfPeak: nullable,
+  shareOfPeakAround: nullable.default(null),
   peakGflops: nullable,
   rounds: z.number(),
 }

@@ -33,6 +33,7 @@ function trainGroup(title: string, lines: readonly Case[], ratios: readonly Case
       ['range', (line) => between(line.tokensPerSecondRange, (value) => value.toFixed(0))],
       ['GFLOP', (line) => line.gflop.toFixed(line.gflop < 10 ? 2 : 0)],
       ['of peak', (line) => percent(line.shareOfPeak)],
+      ['of peak then', (line) => percent(line.shareOfPeakAround)],
     ],
     plots: [
       {

@@ -39,6 +39,11 @@ export interface CaseSummary extends CaseIdentity {
   /** gflop / median seconds / measured peak; null without a measured peak. */
   shareOfPeak: number | null
   peakGflops: number | null
+  /**
+   * The same step by step, relative to the mean of what the registers did just before and after:
+   * the median. On a machine that others use too, it tells what is lost here and what to them.
+   */
+  shareOfPeakAround: number | null
   /** Of the untrained model; null where it is not known. */
   lossFirst: number | null
   lossLast: number | null
@@ -73,6 +78,15 @@ export function largestPeak(results: readonly CaseResult[]): number | null {
   return bytes.includes(null) ? null : Math.max(...(bytes as number[]))
 }
 
+function shareAround(results: readonly CaseResult[], gflop: number): number | null {
+  const shares = results.flatMap(({ seconds, gflopsAround }) =>
+    gflopsAround === undefined
+      ? []
+      : seconds.map((s, i) => (2 * gflop) / s / (gflopsAround[i]! + gflopsAround[i + 1]!)),
+  )
+  return shares.length > 0 ? median(shares) : null
+}
+
 /** Pools a case's rounds. `peakGflops` is the whole run's, so that shares compare. */
 export function summarise(
   item: Case,
@@ -99,6 +113,7 @@ export function summarise(
     gflop,
     shareOfPeak: peakGflops ? gflop / typical / peakGflops : null,
     peakGflops: peakGflops ?? null,
+    shareOfPeakAround: shareAround(results, gflop),
     lossFirst: results[0]!.lossFirst ?? null,
     lossLast: results[0]!.loss,
     rounds: results.length,

@@ -133,6 +133,8 @@ export interface NativeBinding {
   /** Starts MPI, once a process; `folder` holds libs2ft_mpi. Rejects with UNSUPPORTED. */
   startJob(folder: string, timeout: number): Promise<NativeJob>
   devices(threads: number): Promise<NativeDevice[]>
+  /** GFLOP/s of the CPU during about `seconds` from now on, whatever else it is busy with. */
+  currentGflops(threads: number, f32: boolean, seconds: number): Promise<number>
   cudaReport(): Promise<NativeCudaReport>
   loadModel(spec: NativeModelSpec): Promise<NativeModel>
   readSafetensors(

@@ -96,6 +96,9 @@ describe('with a stand-in for Python', () => {
       for (const key of ['device', 'tokensPerSecond', 'peakBytes', 'gflop', 'shareOfPeak']) {
         expect(line).toHaveProperty(key)
       }
+      // Peers measure nothing around their steps.
+      if (line.variant !== null) expect(line.shareOfPeakAround).toBeNull()
+      else expect(line.shareOfPeakAround).toBeGreaterThan(0)
     }
     expect(names(printed, 'case')).toEqual([
       's2ft f32 null 2',

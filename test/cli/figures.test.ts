@@ -101,10 +101,14 @@ test('a summary pools steps by their median; ratios pair rounds', () => {
     tokensPerSecond: 10,
     tokensPerSecondRange: [5, 20],
     shareOfPeak: 1,
+    shareOfPeakAround: null,
     peakBytes: 100,
     steps: 4,
     rounds: 2,
   })
+  const disturbed = { ...result([1, 4]), gflopsAround: [100, 100, 25] }
+  // 100 of 100 GFLOP/s, then 25 of 62.5: what the probe at the start found does not matter.
+  expect(summarise(item, 'm', [disturbed], 100, 200).shareOfPeakAround).toBeCloseTo(0.7, 12)
   const slow = [result([3, 3]), result([12, 12])]
   expect(ratio(slow, fast, (r) => r.seconds[0]!)).toEqual({ median: 4.5, range: [3, 6] })
 })

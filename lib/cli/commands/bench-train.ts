@@ -156,6 +156,7 @@ function report(
     ['range', (s) => between(s.tokensPerSecondRange, (x) => x.toFixed(0))],
     ['GFLOP', (s) => s.gflop.toFixed(0)],
     ['of peak', (s) => percent(s.shareOfPeak)],
+    ['of peak then', (s) => percent(s.shareOfPeakAround)],
   ])
   const peaks = new Map(summaries.map((s) => [s.dtype, s.peakGflops]))
   for (const [dtype, peak] of peaks) {
