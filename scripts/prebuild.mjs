@@ -83,11 +83,13 @@ for (const library of libraries) {
   copyLicence(library)
 }
 const files = [addon, ...libraries.map(({ soname }) => join(folder, soname))]
-// For OpenMPI, whose own libraries are the user's; other MPIs need a build of their own.
-const mpi = join(root, 'build/Release/libs2ft_mpi.so')
-if (existsSync(mpi)) {
-  files.push(join(folder, basename(mpi)))
-  copyFileSync(mpi, files.at(-1))
+// Opened on demand, where they were built: for OpenMPI, whose own libraries are the user's (other
+// MPIs need a build of their own), and for CUDA (npm run build:cuda).
+for (const name of ['libs2ft_mpi.so', 'libs2ft_cuda.so']) {
+  const library = join(root, 'build/Release', name)
+  if (!existsSync(library)) continue
+  files.push(join(folder, name))
+  copyFileSync(library, files.at(-1))
 }
 for (const file of files) mustRun('strip', ['--strip-unneeded', file])
 for (const file of files) {

@@ -91,6 +91,15 @@ check('the command line answers', () => {
   return result.status === 0 && /train/.test(result.stdout) ? '' : output(result)
 })
 
+if (existsSync(join(root, 'prebuilds', target, 'libs2ft_cuda.so'))) {
+  check('it finds its CUDA backend', () => {
+    const result = inApp('sh', ['-c', 'node_modules/.bin/s2ft devices --json'])
+    const cuda = result.stdout.split('\n').filter((line) => line.includes('"kind":"cuda"'))
+    const missing = cuda.some((line) => line.includes('could not be loaded'))
+    return result.status === 0 && cuda.length > 0 && !missing ? '' : output(result)
+  })
+}
+
 check('the quickstart runs and the held-out score rises', () => {
   const result = inApp('node', ['node_modules/s2ft/examples/quickstart/run.mjs'])
   const score = (when) =>
