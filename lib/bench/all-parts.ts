@@ -1,6 +1,6 @@
 // What `s2ft bench all` runs: the other benchmarks' command lines, one after another.
 
-export const benchmarks = ['train', 'real', 'ops', 'memory', 'growth'] as const
+export const benchmarks = ['train', 'real', 'ops', 'memory', 'growth', 'serve'] as const
 export type Benchmark = (typeof benchmarks)[number]
 
 export interface AllOptions {
@@ -56,6 +56,8 @@ function fullParts({ model, data, python, rounds }: AllOptions): Part[] {
     ),
     ['memory', ...each, ...peer()],
     ['growth', ...each],
+    ['serve', '--only', 'switch,layer,throughput', ...each],
+    ['serve', '--only', 'load', '--model', model, '--clients', '1000', '--minutes', '10'],
   ]
 }
 
@@ -69,5 +71,12 @@ function quickParts({ model, data, python }: AllOptions): Part[] {
     ['ops', '--tokens', '8', '--seconds', '0'],
     ['memory', ...small, ...peer],
     ['growth', '--quick', '--rounds', '1', '--steps', '1'],
+    [
+      'serve',
+      ...['--model', model, '--rounds', '1', '--rank', '4', '--widths', '64'],
+      ...['--layer-width', '64', '--adapters', '8', '--batch', '4'],
+      ...['--in-flight', '1,2', '--prompt-tokens', '4', '--new-tokens', '3'],
+      ...['--clients', '2', '--minutes', '0.01', '--load-adapters', '2'],
+    ],
   ]
 }

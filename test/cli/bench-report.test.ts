@@ -267,15 +267,20 @@ test('bench all runs its parts, judges them, and goes on where it stopped', () =
   const before = readFileSync(file, 'utf8')
   // As if the next part had been killed.
   appendFileSync(file, before.split('\n')[0]!)
-  const second = call('train', 'ops')
+  const second = call('train', 'ops', 'serve')
   expect(second.status, second.stderr).toBe(0)
   expect(second.stderr).toContain('already done: s2ft bench train')
   const after = readFileSync(file, 'utf8')
   expect(after.startsWith(before)).toBe(true)
   const { runs, problems } = parseResults(after, file)
   expect(problems).toEqual([])
-  expect(runs.map((run) => run.lines.at(-1)!.type)).toEqual(['end', 'end'])
-  expect(readFileSync(join(output, 'report.html'), 'utf8')).toContain('Single operations')
+  expect(runs.map((run) => run.lines.at(-1)!.type)).toEqual(['end', 'end', 'end'])
+  const served = new Set(runs.at(-1)!.lines.map((line) => line.type))
+  for (const kind of ['switch', 'layer', 'throughput', 'load']) {
+    expect(served).toContain(`serve-${kind}`)
+  }
+  const page = readFileSync(join(output, 'report.html'), 'utf8')
+  for (const title of ['Single operations', 'Serving']) expect(page).toContain(title)
 })
 
 test('bench all asks for what it needs before it measures', () => {

@@ -31,8 +31,8 @@ function readBenchmarks(text: string): Benchmark[] {
 export function benchAllCommand(): Command {
   return makeCommand<Options>(
     'all',
-    'Runs train, real, ops, memory and growth one after another, each in a process of its own, ' +
-      'and writes results.jsonl and report.html; then tells which targets are met. Called again, ' +
+    'Runs train, real, ops, memory, growth and serve one after another, each in a process of its ' +
+      'own, and writes results.jsonl and report.html; then tells which targets are met. Called again, ' +
       'it goes on with what is not finished. Takes hours with --python, seconds with --quick.',
     (command) =>
       command
