@@ -55,6 +55,12 @@ class CudaBackend final : public Backend, public NcclGroups {
   void scatter_rows(Mat y, Mat x, const int32_t* rows) override {
     cuda::scatter_rows(at(), y, x, rows);
   }
+  void scatter_cols(Mat y, Mat x, const int32_t* cols) override {
+    cuda::scatter_cols(at(), y, x, cols);
+  }
+  void add_cols(Mat y, Mat before, Mat x, const int32_t* cols) override {
+    cuda::add_cols(at(), y, before, x, cols);
+  }
   void permute_rows(Mat x, const int32_t* order) override {
     cuda::permute_rows(at(), x, order);
   }

@@ -23,6 +23,8 @@ void dropout(Context&, Mat y, Mat x, float p, uint64_t seed);
 void gather_rows(Context&, Mat y, Mat x, const int32_t* rows);
 void gather_cols(Context&, Mat y, Mat x, const int32_t* cols);
 void scatter_rows(Context&, Mat y, Mat x, const int32_t* rows);
+void scatter_cols(Context&, Mat y, Mat x, const int32_t* cols);
+void add_cols(Context&, Mat y, Mat before, Mat x, const int32_t* cols);
 void scatter_add_rows(Context&, Mat y, Mat x, const int32_t* rows);
 void permute_rows(Context&, Mat x, const int32_t* order);
 void permute_cols(Context&, Mat x, const int32_t* order);

@@ -47,6 +47,36 @@ struct ScatterRows {
   }
 };
 
+template <class Y, class X>
+struct ScatterCols {
+  View<Y> y;
+  View<X> x;
+  const int32_t* cols;
+  template <int V>
+  __device__ void apply(int64_t i, int64_t j) const {
+    const Floats<V> in = load<V>(x.at(i, j));
+    for (int k = 0; k < V; ++k) *y.at(i, cols[j + k]) = from_f32<Y>(in.v[k]);
+  }
+};
+
+template <class Y, class X>
+struct AddCols {
+  View<Y> y;
+  View<Y> before;  // of no data: nothing is kept
+  View<X> x;
+  const int32_t* cols;
+  template <int V>
+  __device__ void apply(int64_t i, int64_t j) const {
+    const Floats<V> in = load<V>(x.at(i, j));
+    for (int k = 0; k < V; ++k) {
+      Y* to = y.at(i, cols[j + k]);
+      const Y was = *to;
+      if (before.data) *before.at(i, j + k) = was;
+      *to = from_f32<Y>(to_f32(was) + in.v[k]);
+    }
+  }
+};
+
 /// Row i of the loop is the i-th distinct target; its sources add up in their order.
 template <class Y, class X>
 struct ScatterAddRows {
@@ -95,6 +125,21 @@ void scatter_rows(Context& context, Mat y, Mat x, const int32_t* rows) {
   if (x.count() == 0) return;
   by_index<ScatterRows>(context, y, x, x.rows, x.cols, vectors(y) && vectors(x),
                         context.to_device(rows, x.rows));
+}
+
+void scatter_cols(Context& context, Mat y, Mat x, const int32_t* cols) {
+  if (x.count() == 0) return;
+  by_index<ScatterCols>(context, y, x, x.rows, x.cols, false,
+                        context.to_device(cols, x.cols));
+}
+
+void add_cols(Context& context, Mat y, Mat before, Mat x, const int32_t* cols) {
+  if (x.count() == 0) return;
+  const int32_t* to = context.to_device(cols, x.cols);
+  with_types(y.dtype, x.dtype, [&](auto* a, auto* b) {
+    spans(context, x.rows, x.cols, false,
+          AddCols<Pointed<decltype(a)>, Pointed<decltype(b)>>{y, before, x, to});
+  });
 }
 
 void scatter_add_rows(Context& context, Mat y, Mat x, const int32_t* rows) {
