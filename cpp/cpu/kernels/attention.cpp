@@ -268,15 +268,36 @@ int count_parts(const Call& call) {
   return parts;
 }
 
+// Packing a block of keys takes about as long as this many queries take with it.
+constexpr int64_t kPackQueries = 3;
+
+/// Heads that share packed keys do less work, single ones leave fewer threads idle: what
+/// is done sooner. A decoder's one query a sequence is nearly all packing.
+int choose_task_heads(Call& call, int64_t blocks) {
+  int64_t queries = 1;
+  for (int i = 0; i < call.sequences.count; ++i)
+    queries = max_of(queries, call.sequences.q[i + 1] - call.sequences.q[i]);
+  queries = min_of(queries, kBlockQueries);
+  const auto cost = [&](int heads) {
+    call.task_heads = heads;
+    int64_t most = 1;
+    for (int kv = 0; kv < call.shape.kv_heads; ++kv) {
+      const int64_t all = call.runs.begin[kv + 1] - call.runs.begin[kv];
+      if (all > 0) most = max_of(most, ceil_div(all, head_parts(call, kv)));
+    }
+    const int64_t turns = ceil_div(blocks * count_parts(call), omp_get_max_threads());
+    return turns * (kPackQueries + most * queries);
+  };
+  return cost(1) < cost(kTaskHeads) ? 1 : kTaskHeads;
+}
+
 template <class T, bool kDot>
 void run(Call& call, float* scratch) {
   const Sequences& s = call.sequences;
   int64_t blocks = 0;
   for (int i = 0; i < s.count; ++i)
     blocks += ceil_div(s.q[i + 1] - s.q[i], kBlockQueries);
-  // Sharing packed keys between heads saves work, but idle threads cost more.
-  call.task_heads = kTaskHeads;
-  if (blocks * count_parts(call) < 3 * omp_get_max_threads()) call.task_heads = 1;
+  call.task_heads = choose_task_heads(call, blocks);
   const int parts = count_parts(call);
   const size_t stride = workspace_floats(call.shape);
 #pragma omp parallel if (blocks * parts > 1)
