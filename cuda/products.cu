@@ -13,7 +13,7 @@ constexpr int64_t kPanelBytes = 32 << 20;
 // Batches of many lengths bring many shapes; plans are cheap to make again.
 constexpr size_t kMostPlans = 4096;
 
-lt::Api load_api(const SharedLibrary& library) {
+[[maybe_unused]] lt::Api load_api(const SharedLibrary& library) {
   lt::Api api{};
   bool whole = bool(library);
   const auto find = [&](auto& function, const char* name) {

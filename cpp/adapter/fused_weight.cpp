@@ -20,6 +20,14 @@ Mat upload_floats(Backend& backend, const std::vector<float>& host, int64_t rows
   return mat(storage.data(), DType::f32, rows, cols);
 }
 
+/// The floats where operations can read them. A copy would cost a slice of columns as much
+/// as its switch.
+Mat floats_of(Backend& backend, const std::vector<float>& host, int64_t rows,
+              int64_t cols, Buffer& storage) {
+  if (!backend.host_memory()) return upload_floats(backend, host, rows, cols, storage);
+  return mat(const_cast<float*>(host.data()), DType::f32, rows, cols);
+}
+
 struct Block {
   int64_t row, rows, col, cols;
   Mat of(Mat m) const { return m.row_range(row, rows).col_range(col, cols); }
@@ -102,7 +110,7 @@ FusedWeight::Plan FusedWeight::plan(Backend& backend, Mat w,
     const int64_t rows = kind == Kind::cols ? w.rows : n;
     const int64_t cols = kind == Kind::cols ? n : view(w, kind).cols;
     Step step;
-    step.delta = upload_floats(backend, delta, rows, cols, step.storage[0]);
+    step.delta = floats_of(backend, delta, rows, cols, step.storage[0]);
     step.original.kind = kind;
     step.original.index = index;
     if (!plan.low_rank) {
@@ -123,7 +131,7 @@ FusedWeight::Plan FusedWeight::plan(Backend& backend, Mat w,
       for (float& value : b) value *= lora.scale;
       Step step;
       step.lora = &lora;
-      step.a = upload_floats(backend, lora.a, lora.r, w.cols, step.storage[0]);
+      step.a = floats_of(backend, lora.a, lora.r, w.cols, step.storage[0]);
       step.b = upload_floats(backend, b, w.rows, lora.r, step.storage[1]);
       plan.steps.push_back(std::move(step));
     }

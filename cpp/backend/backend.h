@@ -88,6 +88,8 @@ class Backend {
   // -- memory ---------------------------------------------------------------------
   /// Uninitialised, 64-byte aligned. Throws OUT_OF_MEMORY with the size asked for.
   virtual Buffer allocate(size_t bytes) = 0;
+  /// Whether that is the host's memory: operations then read the host's where it lies.
+  virtual bool host_memory() const { return false; }
   virtual void upload(void* to, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;

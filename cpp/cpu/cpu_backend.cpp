@@ -51,6 +51,7 @@ class CpuBackend final : public Backend {
   int threads() const override { return threads_; }
 
   Buffer allocate(size_t bytes) override { return allocate_host(bytes); }
+  bool host_memory() const override { return true; }
   void upload(void* to, const void* host, size_t bytes) override {
     if (bytes) std::memcpy(to, host, bytes);
   }
