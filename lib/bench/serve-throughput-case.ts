@@ -1,6 +1,7 @@
 // Decodes many sequences at once, each with its own adapter, one fused into the model, or none, and
 // times the tokens from the moment when all of them run.
 import { Engine } from '../engine/engine.js'
+import { S2FTError } from '../errors.js'
 import { Model } from '../model/model.js'
 import { native } from '../native/load.js'
 import { endTokens, randomAdapter, type ServedMethod } from './serve-adapters.js'
@@ -59,6 +60,9 @@ export async function measureThroughput(spec: ThroughputSpec): Promise<Throughpu
   await decode(engine, requests, 2)
   native().resetPeakMemory()
   const timed = await decode(engine, requests, spec.newTokens)
+  if (timed.tokens === 0) {
+    throw new S2FTError('INTERNAL', 'no token was timed: a sequence ended before all had begun')
+  }
   return {
     ...timed,
     parameters,
@@ -74,7 +78,9 @@ function makeEngine(model: Model, spec: ThroughputSpec): Promise<Engine> {
   const pages = Math.ceil((spec.promptTokens + spec.newTokens) / 16) + 1
   return Engine.create(model, {
     maxSequences: spec.inFlight,
-    maxBatchTokens: Math.max(512, spec.inFlight),
+    // All prompts in one pass: behind many sequences that decode, the last ones would wait for
+    // the first to end.
+    maxBatchTokens: Math.max(512, spec.inFlight * spec.promptTokens),
     cacheMemory: spec.inFlight * pages * 16 * 2 * layers * kvHeads * headDim * size,
     adapterMemory: Number.MAX_SAFE_INTEGER,
     prefixCache: false,
