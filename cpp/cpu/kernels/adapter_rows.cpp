@@ -1,6 +1,8 @@
 // Adapters beside a linear layer. A task is a few rows of one group; the adapter's values
 // are read where they lie, one matrix row behind the other, once a task. What a row
-// becomes depends on no other row, and its sums on no thread.
+// becomes depends on no other row, and its sums on no thread. Many adapters fit no cache,
+// and their matrices are too short for the processor to foresee: while some rows are at
+// work, those that come next are asked for.
 #include "cpu/kernels/loops.h"
 #include "cpu/kernels/ops.h"
 #include "cpu/kernels/tile_pack.h"
@@ -14,13 +16,32 @@ constexpr int64_t kTaskRows = 4;
 // Rows of an adapter's matrix that share a pass over an activation.
 constexpr int kDots = 4, kAdded = 8;
 
-/// values[j] = x . a[j] for kCount rows of a
+/// Memory that is needed next, a number because it may lie behind the end of anything.
+using Ahead = uintptr_t;
+
+template <class T>
+S2FT_INLINE Ahead ahead_at(const T* p) {
+  return reinterpret_cast<Ahead>(p);
+}
+template <int64_t kBytes>
+S2FT_INLINE void ask(Ahead at) {
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < kBytes; i += 64) {
+    __builtin_prefetch(reinterpret_cast<const void*>(at + Ahead(i)));
+  }
+}
+
+/// values[j] = x . a[j] for kCount rows of a; asks for as many bytes from `ahead` on.
 template <class T, bool kDot, int kCount>
-S2FT_INLINE void dots(float* values, const T* x, const T* a, int64_t lda, int64_t n) {
+S2FT_INLINE void dots(float* values, const T* x, const T* a, int64_t lda, int64_t n,
+                      Ahead ahead) {
+  constexpr int64_t kStep = kLanes * kCount * (kDot ? 4 : int64_t(sizeof(T)));
   vf sums[kCount];
 #pragma GCC unroll 4
   for (int j = 0; j < kCount; ++j) sums[j] = vf{};
   for (int64_t i = 0; i < units<kDot>(n); i += kLanes) {
+    ask<kStep>(ahead);
+    ahead += Ahead(kStep);
     const vf left = load_units<T, kDot>(x, i, n);
 #pragma GCC unroll 4
     for (int j = 0; j < kCount; ++j) {
@@ -31,14 +52,18 @@ S2FT_INLINE void dots(float* values, const T* x, const T* a, int64_t lda, int64_
   for (int j = 0; j < kCount; ++j) values[j] = sum(sums[j]);
 }
 
-/// total += values[0 .. kCount) times as many rows of b; total has whole vectors
+/// total += values[0 .. kCount) times as many rows of b; total has whole vectors. Asks for
+/// as many bytes from `ahead` on.
 template <class T, int kCount>
 S2FT_INLINE void add_rows(float* total, const float* values, const T* b, int64_t ldb,
-                          int64_t n) {
+                          int64_t n, Ahead ahead) {
+  constexpr int64_t kStep = kLanes * kCount * int64_t(sizeof(T));
   vf factors[kCount];
 #pragma GCC unroll 8
   for (int j = 0; j < kCount; ++j) factors[j] = splat(values[j]);
   lanes(0, n, [&](int64_t i, auto width) {
+    ask<kStep>(ahead);
+    ahead += Ahead(kStep);
     vf to = load(total + i);
 #pragma GCC unroll 8
     for (int j = 0; j < kCount; ++j) {
@@ -54,45 +79,47 @@ struct Sums {
   int64_t ld_values, ld_total;
 };
 
+/// f(count, j, ahead) over all k rows of a matrix, kMost at a time while there are as many:
+/// count is a constant, ahead where the rows behind them lie, and at last `after`.
+template <int kMost, class T, class F>
+S2FT_INLINE void each_rows(const Mat& m, int64_t k, Ahead after, F&& f) {
+  const auto behind = [&](int64_t j) {
+    return j < k ? ahead_at(m.as<T>() + j * m.ld) : after;
+  };
+  int64_t j = 0;
+  for (; j + kMost <= k; j += kMost) {
+    f(std::integral_constant<int, kMost>{}, j, behind(j + kMost));
+  }
+  for (; j < k; ++j) f(std::integral_constant<int, 1>{}, j, behind(j + 1));
+}
+
 template <class T, bool kDot>
 void multiply_in(const Sums& s, const Mat& x, int64_t begin, int64_t rows,
-                 const AdapterRows& g) {
+                 const AdapterRows& g, Ahead after) {
   const T* a = g.a.as<T>();
-  int64_t j = 0;
-  for (; j + kDots <= g.k; j += kDots) {
+  each_rows<kDots, T>(g.a, g.k, after, [&](auto n, int64_t j, Ahead ahead) {
     for (int64_t r = 0; r < rows; ++r) {
-      dots<T, kDot, kDots>(s.values + r * s.ld_values + j, row<T>(x, begin + r),
-                           a + j * g.a.ld, g.a.ld, g.a.cols);
+      dots<T, kDot, decltype(n)::value>(s.values + r * s.ld_values + j,
+                                        row<T>(x, begin + r), a + j * g.a.ld, g.a.ld,
+                                        g.a.cols, ahead);
     }
-  }
-  for (; j < g.k; ++j) {
-    for (int64_t r = 0; r < rows; ++r) {
-      dots<T, kDot, 1>(s.values + r * s.ld_values + j, row<T>(x, begin + r),
-                       a + j * g.a.ld, g.a.ld, g.a.cols);
-    }
-  }
+  });
 }
 
 template <class T>
 void multiply_out(const Sums& s, const Mat& y, int64_t begin, int64_t rows,
-                  const AdapterRows& g) {
+                  const AdapterRows& g, Ahead after) {
   for (int64_t r = 0; r < rows; ++r) {
     std::memset(s.total + r * s.ld_total, 0, size_t(s.ld_total) * sizeof(float));
   }
   const T* b = g.b.as<T>();
-  int64_t j = 0;
-  for (; j + kAdded <= g.k; j += kAdded) {
+  each_rows<kAdded, T>(g.b, g.k, after, [&](auto n, int64_t j, Ahead ahead) {
     for (int64_t r = 0; r < rows; ++r) {
-      add_rows<T, kAdded>(s.total + r * s.ld_total, s.values + r * s.ld_values + j,
-                          b + j * g.b.ld, g.b.ld, y.cols);
+      add_rows<T, decltype(n)::value>(s.total + r * s.ld_total,
+                                      s.values + r * s.ld_values + j, b + j * g.b.ld,
+                                      g.b.ld, y.cols, ahead);
     }
-  }
-  for (; j < g.k; ++j) {
-    for (int64_t r = 0; r < rows; ++r) {
-      add_rows<T, 1>(s.total + r * s.ld_total, s.values + r * s.ld_values + j,
-                     b + j * g.b.ld, g.b.ld, y.cols);
-    }
-  }
+  });
   for (int64_t r = 0; r < rows; ++r) {
     T* to = row<T>(y, begin + r);
     const float* total = s.total + r * s.ld_total;
@@ -104,7 +131,7 @@ void multiply_out(const Sums& s, const Mat& y, int64_t begin, int64_t rows,
 
 template <class T, bool kDot>
 void add_group(const Sums& s, const Mat& y, const Mat& x, int64_t begin, int64_t rows,
-               const AdapterRows& g) {
+               const AdapterRows& g, Ahead after) {
   if (g.gather) {
     for (int64_t r = 0; r < rows; ++r) {
       const T* from = row<T>(x, begin + r);
@@ -112,9 +139,10 @@ void add_group(const Sums& s, const Mat& y, const Mat& x, int64_t begin, int64_t
       for (int64_t j = 0; j < g.k; ++j) values[j] = get(from, g.gather[j]);
     }
   } else {
-    multiply_in<T, kDot>(s, x, begin, rows, g);
+    multiply_in<T, kDot>(s, x, begin, rows, g,
+                         g.scatter ? after : ahead_at(g.b.as<T>()));
   }
-  if (!g.scatter) return multiply_out<T>(s, y, begin, rows, g);
+  if (!g.scatter) return multiply_out<T>(s, y, begin, rows, g, after);
   for (int64_t r = 0; r < rows; ++r) {
     T* to = row<T>(y, begin + r);
     const float* values = s.values + r * s.ld_values;
@@ -122,6 +150,12 @@ void add_group(const Sums& s, const Mat& y, const Mat& x, int64_t begin, int64_t
       put(to, g.scatter[j], get(to, g.scatter[j]) + values[j]);
     }
   }
+}
+
+/// What a group's adapter reads first.
+template <class T>
+S2FT_INLINE Ahead first_values(const AdapterRows& g) {
+  return ahead_at(g.gather ? g.b.as<T>() : g.a.as<T>());
 }
 
 /// `most`: the largest k of the groups.
@@ -152,8 +186,11 @@ void run(const Mat& y, const Mat& x, const AdapterRows* groups, int count, int64
         ++g;
       }
       const int64_t first = (t - base) * kTaskRows;
+      // The group that this thread will probably have next.
+      const int64_t next = min_of(g + omp_get_num_threads(), count - 1);
       add_group<T, kDot>(s, y, x, groups[g].begin + first,
-                         min_of(kTaskRows, groups[g].count - first), groups[g]);
+                         min_of(kTaskRows, groups[g].count - first), groups[g],
+                         first_values<T>(groups[next]));
     }
   }
 }
