@@ -20,8 +20,8 @@ Mat upload_floats(Backend& backend, const std::vector<float>& host, int64_t rows
   return mat(storage.data(), DType::f32, rows, cols);
 }
 
-/// The floats where operations can read them. A copy would cost a slice of columns as much
-/// as its switch.
+/// The floats where operations can read them. A copy would cost a slice of columns as
+/// much as its switch.
 Mat floats_of(Backend& backend, const std::vector<float>& host, int64_t rows,
               int64_t cols, Buffer& storage) {
   if (!backend.host_memory()) return upload_floats(backend, host, rows, cols, storage);
@@ -186,8 +186,8 @@ void FusedWeight::apply(Backend& backend, Mat w, Plan plan) {
     for (const Kept& kept : kept_) put(backend, w, kept);
     kept_.clear();
     Step& step = plan.steps[0];
-    backend.replace_cols(w, old.values, old.index.data(), step.original.values, step.delta,
-                         step.original.index.data());
+    backend.replace_cols(w, old.values, old.index.data(), step.original.values,
+                         step.delta, step.original.index.data());
     backend.synchronize();
     kept_.push_back(std::move(step.original));
     return;

@@ -1,5 +1,5 @@
-// Resolves options to instructions, arithmetic and threads, by what the machine has and by
-// how fast the probe finds it.
+// Resolves options to instructions, arithmetic and threads, by what the machine has and
+// by how fast the probe finds it.
 #include "cpu/cpu_options.h"
 
 #include <cstdlib>

@@ -1,4 +1,5 @@
-// What a CPU backend may be asked for, what that means on this machine, and what it found.
+// What a CPU backend may be asked for, what that means on this machine, and what it
+// found.
 #pragma once
 
 #include <string>

@@ -143,8 +143,9 @@ double current_gflops(const std::string& isa, Unit unit, int threads, double sec
     }
     double total = 0;
 #pragma omp parallel reduction(+ : total)
-    total += rate_over(
-        seconds, [&] { return kernels.register_products(unit == Unit::bf16_pairs, kLoop); });
+    total += rate_over(seconds, [&] {
+      return kernels.register_products(unit == Unit::bf16_pairs, kLoop);
+    });
     return total;
   });
 }

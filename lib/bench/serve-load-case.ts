@@ -57,6 +57,8 @@ interface Served {
   /** Names and directories of adapters. */
   adapters: [string, string][]
   vocabulary: number
+  /** Bytes for keys and values. */
+  cacheMemory: number
   /** So unlikely that no answer ends early. */
   logitBias: Record<number, number>
 }
@@ -74,6 +76,20 @@ export function percentiles(values: readonly number[]): Percentiles {
 }
 
 const seconds = () => performance.now() / 1000
+
+/** Sequences that the server decodes at once. */
+const SEQUENCES = 64
+const PAGE_TOKENS = 16
+
+/**
+ * Room for as many sequences as run at once. The cache keeps the beginnings of prompts until it is
+ * full: this one is, when every client had one answer, and grows no more while memory is watched.
+ */
+function cacheMemory({ clients, promptTokens, newTokens }: LoadSpec, { config, dtype }: Model) {
+  const { layers, kvHeads, headDim } = config.native
+  const pages = Math.min(clients, SEQUENCES) * Math.ceil((promptTokens + newTokens) / PAGE_TOKENS)
+  return pages * PAGE_TOKENS * 2 * layers * kvHeads * headDim * (dtype === 'f32' ? 4 : 2)
+}
 
 class Server {
   private constructor(
@@ -95,6 +111,7 @@ class Server {
       [
         ...[main, 'serve', '--model', spec.model, '--port', '0', '--json', ...flags, ...named],
         ...['--max-queue', String(clients), '--request-timeout', '3600'],
+        ...['--max-sequences', String(SEQUENCES), '--cache-memory', String(served.cacheMemory)],
       ],
       { stdio: ['ignore', 'pipe', 'inherit'] },
     )
@@ -193,7 +210,8 @@ async function prepare(spec: LoadSpec): Promise<Served> {
     adapters.push([`adapter-${i}`, directory])
   }
   const logitBias = Object.fromEntries((await endTokens(model)).map((id) => [id, -100]))
-  return { adapters, vocabulary: model.config.native.vocabSize, logitBias }
+  const { vocabSize: vocabulary } = model.config.native
+  return { adapters, vocabulary, cacheMemory: cacheMemory(spec, model), logitBias }
 }
 
 export async function measureLoad(spec: LoadSpec): Promise<LoadResult> {

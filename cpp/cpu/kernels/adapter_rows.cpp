@@ -52,8 +52,8 @@ S2FT_INLINE void dots(float* values, const T* x, const T* a, int64_t lda, int64_
   for (int j = 0; j < kCount; ++j) values[j] = sum(sums[j]);
 }
 
-/// total += values[0 .. kCount) times as many rows of b; total has whole vectors. Asks for
-/// as many bytes from `ahead` on.
+/// total += values[0 .. kCount) times as many rows of b; total has whole vectors. Asks
+/// for as many bytes from `ahead` on.
 template <class T, int kCount>
 S2FT_INLINE void add_rows(float* total, const float* values, const T* b, int64_t ldb,
                           int64_t n, Ahead ahead) {
@@ -79,8 +79,8 @@ struct Sums {
   int64_t ld_values, ld_total;
 };
 
-/// f(count, j, ahead) over all k rows of a matrix, kMost at a time while there are as many:
-/// count is a constant, ahead where the rows behind them lie, and at last `after`.
+/// f(count, j, ahead) over all k rows of a matrix, kMost at a time while there are as
+/// many: count is a constant, ahead where the rows behind them lie, and at last `after`.
 template <int kMost, class T, class F>
 S2FT_INLINE void each_rows(const Mat& m, int64_t k, Ahead after, F&& f) {
   const auto behind = [&](int64_t j) {
@@ -139,8 +139,7 @@ void add_group(const Sums& s, const Mat& y, const Mat& x, int64_t begin, int64_t
       for (int64_t j = 0; j < g.k; ++j) values[j] = get(from, g.gather[j]);
     }
   } else {
-    multiply_in<T, kDot>(s, x, begin, rows, g,
-                         g.scatter ? after : ahead_at(g.b.as<T>()));
+    multiply_in<T, kDot>(s, x, begin, rows, g, g.scatter ? after : ahead_at(g.b.as<T>()));
   }
   if (!g.scatter) return multiply_out<T>(s, y, begin, rows, g, after);
   for (int64_t r = 0; r < rows; ++r) {
