@@ -101,8 +101,9 @@ TEST(what_can_be_multiplied_now_is_at_most_about_the_peak) {
     const double found = current_cpu_gflops(one, t, 0.02);
     const double most = t == DType::f32 ? peak.peak_gflops_f32 : peak.peak_gflops_bf16;
     CHECK(found > 0);
-    // The clock may have gone up since the peak was measured, by a third at most.
-    CHECK(found < 1.34 * most);
+    // A core's other thread may have been busy while the peak was measured, and the clock
+    // lower.
+    CHECK(found < 3 * most);
   }
 }
 
