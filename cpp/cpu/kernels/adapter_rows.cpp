@@ -14,7 +14,7 @@ namespace {
 // Rows of a task, whose sums stay in the first-level cache.
 constexpr int64_t kTaskRows = 4;
 // Rows of an adapter's matrix that share a pass over an activation.
-constexpr int kDots = 4, kAdded = 8;
+constexpr int kDots = 8, kAdded = 8;
 
 /// Memory that is needed next, a number because it may lie behind the end of anything.
 using Ahead = uintptr_t;
@@ -31,24 +31,45 @@ S2FT_INLINE void ask(Ahead at) {
   }
 }
 
+/// kLanes units from p on, which all exist.
+template <class T, bool kDot>
+S2FT_INLINE vf whole_units(const T* p) {
+  if constexpr (kDot) {
+    return load_all_units<T, kDot>(p, 0);
+  } else {
+    return take(p, AllLanes{});
+  }
+}
+
 /// values[j] = x . a[j] for kCount rows of a; asks for as many bytes from `ahead` on.
 template <class T, bool kDot, int kCount>
 S2FT_INLINE void dots(float* values, const T* x, const T* a, int64_t lda, int64_t n,
                       Ahead ahead) {
-  constexpr int64_t kStep = kLanes * kCount * (kDot ? 4 : int64_t(sizeof(T)));
+  constexpr int64_t kElements = kDot ? 2 : 1;  // of a unit
+  constexpr int64_t kStep = kLanes * kCount * kElements * int64_t(sizeof(T));
   vf sums[kCount];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int j = 0; j < kCount; ++j) sums[j] = vf{};
-  for (int64_t i = 0; i < units<kDot>(n); i += kLanes) {
+  const int64_t whole = (kDot ? n / 2 : n) / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
     ask<kStep>(ahead);
     ahead += Ahead(kStep);
-    const vf left = load_units<T, kDot>(x, i, n);
-#pragma GCC unroll 4
+    const vf left = whole_units<T, kDot>(x + i * kElements);
+#pragma GCC unroll 8
     for (int j = 0; j < kCount; ++j) {
-      sums[j] = multiply_add<kDot>(left, load_units<T, kDot>(a + j * lda, i, n), sums[j]);
+      const vf right = whole_units<T, kDot>(a + j * lda + i * kElements);
+      sums[j] = multiply_add<kDot>(left, right, sums[j]);
     }
   }
-#pragma GCC unroll 4
+  if (whole < units<kDot>(n)) {
+    const vf left = load_units<T, kDot>(x, whole, n);
+#pragma GCC unroll 8
+    for (int j = 0; j < kCount; ++j) {
+      const vf right = load_units<T, kDot>(a + j * lda, whole, n);
+      sums[j] = multiply_add<kDot>(left, right, sums[j]);
+    }
+  }
+#pragma GCC unroll 8
   for (int j = 0; j < kCount; ++j) values[j] = sum(sums[j]);
 }
 
