@@ -75,11 +75,14 @@ export function idle(engine: Engine): boolean {
   return running === 0 && waiting === 0 && pages.used === 0
 }
 
-/** Until a condition holds; fails after five seconds. */
+/**
+ * Until a condition holds; fails after five seconds. It is looked at in every turn of the event
+ * loop, since what holds between two passes of a small model is over in milliseconds.
+ */
 export async function until(holds: () => boolean): Promise<void> {
   const end = Date.now() + 5000
   while (!holds()) {
     if (Date.now() > end) throw new Error('waited five seconds in vain')
-    await new Promise((resolve) => setTimeout(resolve, 2))
+    await new Promise((resolve) => setImmediate(resolve))
   }
 }
