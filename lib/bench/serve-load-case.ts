@@ -7,6 +7,7 @@ import { Agent, request } from 'node:http'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { tokenBytes } from '../engine/engine-options.js'
 import { Model } from '../model/model.js'
 import { endTokens, randomAdapter } from './serve-adapters.js'
 import { slope } from './summary.js'
@@ -86,9 +87,8 @@ const PAGE_TOKENS = 16
  * full: this one is, when every client had one answer, and grows no more while memory is watched.
  */
 function cacheMemory({ clients, promptTokens, newTokens }: LoadSpec, { config, dtype }: Model) {
-  const { layers, kvHeads, headDim } = config.native
   const pages = Math.min(clients, SEQUENCES) * Math.ceil((promptTokens + newTokens) / PAGE_TOKENS)
-  return pages * PAGE_TOKENS * 2 * layers * kvHeads * headDim * (dtype === 'f32' ? 4 : 2)
+  return pages * PAGE_TOKENS * tokenBytes(config, dtype)
 }
 
 class Server {

@@ -1,6 +1,7 @@
 // Decodes many sequences at once, each with its own adapter, one fused into the model, or none, and
 // times the tokens from the moment when all of them run.
 import { Engine } from '../engine/engine.js'
+import { tokenBytes } from '../engine/engine-options.js'
 import { S2FTError } from '../errors.js'
 import { Model } from '../model/model.js'
 import { native } from '../native/load.js'
@@ -35,6 +36,9 @@ export interface ThroughputResult {
 
 /** Random values are drawn for so many adapters; the engine holds a copy for every name. */
 const DISTINCT = 4
+
+/** Of prompts in one pass at most, beside what decodes: activations take memory. */
+const PROMPT_TOKENS = 8192
 
 export async function measureThroughput(spec: ThroughputSpec): Promise<ThroughputResult> {
   const { method, inFlight, rank } = spec
@@ -73,15 +77,14 @@ export async function measureThroughput(spec: ThroughputSpec): Promise<Throughpu
 }
 
 function makeEngine(model: Model, spec: ThroughputSpec): Promise<Engine> {
-  const { layers, kvHeads, headDim } = model.config.native
-  const size = model.dtype === 'f32' ? 4 : 2
   const pages = Math.ceil((spec.promptTokens + spec.newTokens) / 16) + 1
+  const most = spec.inFlight + PROMPT_TOKENS
   return Engine.create(model, {
     maxSequences: spec.inFlight,
-    // All prompts in one pass: behind many sequences that decode, the last ones would wait for
+    // All prompts in few passes: behind many sequences that decode, the last ones would wait for
     // the first to end.
-    maxBatchTokens: Math.max(512, spec.inFlight * spec.promptTokens),
-    cacheMemory: spec.inFlight * pages * 16 * 2 * layers * kvHeads * headDim * size,
+    maxBatchTokens: Math.max(512, Math.min(spec.inFlight * spec.promptTokens, most)),
+    cacheMemory: spec.inFlight * pages * 16 * tokenBytes(model.config, model.dtype),
     adapterMemory: Number.MAX_SAFE_INTEGER,
     prefixCache: false,
   })

@@ -38,7 +38,7 @@ export interface EngineSettings {
 }
 
 /** Bytes of a token's keys and values. */
-function tokenBytes({ native }: ModelConfig, dtype: DType): number {
+export function tokenBytes({ native }: ModelConfig, dtype: DType): number {
   return 2 * native.layers * native.kvHeads * native.headDim * (dtype === 'f32' ? 4 : 2)
 }
 
