@@ -1,5 +1,5 @@
 // An adapter: what fine-tuning changed, apart from its base. Holds plain typed arrays.
-import { writeFile } from 'node:fs/promises'
+import { access, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { S2FTError } from '../errors.js'
 import { publishDirectory } from '../model/directory.js'
@@ -56,6 +56,21 @@ const PARSERS = {
   [LOREFT_TYPE]: parseLoreftConfig,
 } as const
 
+/** What methods that change every weight write is a model: a call that names it is told so. */
+async function requireNoModel(directory: string): Promise<void> {
+  const exists = (name: string) =>
+    access(join(directory, name)).then(
+      () => true,
+      () => false,
+    )
+  if ((await exists(CONFIG)) || !(await exists('config.json'))) return
+  throw new S2FTError(
+    'INVALID_ARGUMENT',
+    `${directory}: expected an adapter (${CONFIG}), found a whole model (config.json): use it in ` +
+      'place of the base',
+  )
+}
+
 export class Adapter {
   /** @internal Use Adapter.load or trainer.adapter(). */
   constructor(
@@ -85,9 +100,10 @@ export class Adapter {
   /**
    * Reads an S²FT, sparse or LoReFT adapter, or a LoRA or DoRA adapter in PEFT's format. Nothing in it is trusted: throws IO
    * when a file is missing, CORRUPT_FILE or SHAPE_MISMATCH naming field or tensor, UNSUPPORTED
-   * for other kinds of adapter.
+   * for other kinds of adapter, INVALID_ARGUMENT for a whole model's directory.
    */
   static async load(directory: string): Promise<Adapter> {
+    await requireNoModel(directory)
     const configFile = join(directory, CONFIG)
     const raw = await readJson(configFile, 'CORRUPT_FILE')
     const type = (raw as { peft_type?: unknown } | null)?.peft_type

@@ -31,7 +31,7 @@ export function studySection(
       `${trainingText(settings, track)}, drawn of ${grouped(study.rows[`${track}: train`]!)} rows`,
     ]),
     ['budget', `as many values as LoRA of rank ${settings.rank} on all linear layers`],
-    ['CPU', distinct(runs.map(({ machine }) => `${machine.cpu}, ${machine.cores} cores`))],
+    ['CPU', distinct(runs.map(({ machine }) => `${machine.cores} x ${machine.cpu}`))],
     ['memory', distinct(runs.map(({ machine }) => bytes(machine.memory)))],
     [
       'software',

@@ -55,6 +55,13 @@ describe('S²FT', () => {
     expect((await Adapter.load(folder)).parameters).toBe(tuned.parameters)
   })
 
+  test("a whole model's directory is told apart from a folder without an adapter", async () => {
+    const whole = await rejection(() => Adapter.load(directory))
+    expect(whole.code).toBe('INVALID_ARGUMENT')
+    expect(whole.message).toContain('found a whole model (config.json)')
+    expect((await rejection(() => Adapter.load(temporaryDirectory()))).code).toBe('IO')
+  })
+
   test('fused it computes what training computed; unfused the base, bit by bit', async () => {
     const before = await model.logits(probe)
     await model.fuse(tuned)
