@@ -69,7 +69,7 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
     sweepExtensions: 2,
     calibrationShare: 0.02,
     variationTracks: ['math'],
-    seedRuns: 4,
+    seedRuns: 3,
     masks: ['random'],
   },
   full: {
