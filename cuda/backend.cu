@@ -1,10 +1,12 @@
 // The CUDA backend: forwards every operation to its launcher, on one stream in order.
 // Nothing waits for the device but what returns numbers to the host.
+#include <memory>
 #include <string>
 
 #include "core/error.h"
 #include "cuda/attention.h"
 #include "cuda/backend.h"
+#include "cuda/cudnn_attention.h"
 #include "cuda/nccl_group.h"
 #include "cuda/ops.h"
 #include "cuda/products.h"
@@ -16,9 +18,12 @@ namespace {
 class CudaBackend final : public Backend, public NcclGroups {
  public:
   explicit CudaBackend(std::shared_ptr<Context> context)
-      : NcclGroups(*context), context_(std::move(context)) {
+      : NcclGroups(*context),
+        context_(std::move(context)),
+        dnn_(DnnAttention::open(*context_)) {
     arithmetic_ =
         context_->products().name() + "/sm" + std::to_string(context_->capability());
+    if (!dnn_->name().empty()) arithmetic_ += "/" + dnn_->name();
   }
 
   const char* arithmetic() const override { return arithmetic_.c_str(); }
@@ -36,7 +41,7 @@ class CudaBackend final : public Backend, public NcclGroups {
   void reset_peak_memory() override { at().reset_peak(); }
   size_t workspace_bytes(int64_t tokens, const AttentionShape& shape) const override {
     return Products::workspace_bytes() + context_->own_bytes() +
-           attention_workspace(tokens, shape);
+           attention_workspace(tokens, shape) + dnn_->workspace_bytes(tokens, shape);
   }
 
   void zero(Mat y) override { cuda::zero(at(), y); }
@@ -102,12 +107,16 @@ class CudaBackend final : public Backend, public NcclGroups {
   }
   void attention(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& sequences,
                  const AttentionShape& shape) override {
-    cuda::attention(at(), o, lse, q, k, v, sequences, shape);
+    Context& context = at();
+    if (dnn_->forward(o, lse, q, k, v, sequences, shape)) return;
+    cuda::attention(context, o, lse, q, k, v, sequences, shape);
   }
   void attention_backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v, Mat o,
                           Mat lse, const Sequences& sequences,
                           const AttentionShape& shape) override {
-    cuda::attention_backward(at(), dq, dk, dv, d_o, q, k, v, o, lse, sequences, shape);
+    Context& context = at();
+    if (dnn_->backward(dq, dk, dv, d_o, q, k, v, o, lse, sequences, shape)) return;
+    cuda::attention_backward(context, dq, dk, dv, d_o, q, k, v, o, lse, sequences, shape);
   }
   void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
                      float gradient_scale) override {
@@ -153,6 +162,7 @@ class CudaBackend final : public Backend, public NcclGroups {
   }
 
   std::shared_ptr<Context> context_;
+  std::unique_ptr<DnnAttention> dnn_;  // goes before its context
   std::string arithmetic_;
 };
 

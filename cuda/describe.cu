@@ -3,6 +3,7 @@
 
 #include "cuda/attention.h"
 #include "cuda/backend.h"
+#include "cuda/cudnn_attention.h"
 #include "cuda/products.h"
 
 namespace s2ft::cuda {
@@ -40,14 +41,15 @@ CudaPiece piece(const char* name, const SharedLibrary& library, const char* purp
 
 std::vector<CudaPiece> pieces() {
   const std::string major = cuda_major();
-  static const SharedLibrary cudnn = open_library("libcudnn.so.9", "cudnn");
   static const SharedLibrary nccl = open_library("libnccl.so.2", "nccl");
   return {
       piece("cuBLASLt", cublaslt_library(),
             "matrix products; without it a plain kernel computes them, many times "
             "slower",
             "pip install nvidia-cublas, or the CUDA toolkit"),
-      piece("cuDNN", cudnn, "not used yet: this library's own kernels compute attention",
+      piece("cuDNN", cudnn_library(),
+            "attention of equally long sequences where S2FT_CUDA_ATTENTION=cudnn; else, "
+            "and without it, own kernels compute it",
             "pip install nvidia-cudnn-cu13, or cuDNN 9 from NVIDIA"),
       piece("NCCL", nccl,
             "sums over several GPUs; without it they travel through host memory",

@@ -7,8 +7,9 @@ const central = new Set(['s2ft', 'lora3', 'lora7'])
 const tooLarge = (model, method) => model.endsWith('13b') && method === 'full'
 
 /**
- * Calls of `s2ft bench train`: first every method at the first shape of the first model, then
- * the central ones at the other shapes, then the same of the other models, then the rest.
+ * Calls of `s2ft bench train`: first every method at the first shape of the first model and, on
+ * CUDA, one of them with cuDNN's attention, then the central ones at the other shapes, then the
+ * same of the other models, then the rest.
  */
 export function casesOf({ models, methods, shapes, python, device, steps }) {
   const made = []
@@ -27,16 +28,21 @@ export function casesOf({ models, methods, shapes, python, device, steps }) {
           ]
       for (const [turn, own] of parts)
         if (own.length > 0) made.push({ turn, model, own, batch, sequence })
+      // The same step with the library's attention in place of this package's.
+      if (whole && device === 'cuda')
+        made.push({ turn: 0.5, model, own: [all[0]], batch, sequence, attention: 'cudnn' })
     })
   })
   return made
     .sort((a, b) => a.turn - b.turn)
-    .map(({ model, own, batch, sequence }) => {
-      const beside = own.flatMap((method) => peers[method] ?? [])
+    .map(({ model, own, batch, sequence, attention }) => {
+      const beside = attention ? [] : own.flatMap((method) => peers[method] ?? [])
+      const names = attention ? [...own, attention] : own
       return {
         model,
-        name: `${model}, ${batch} x ${sequence} tokens, ${own.join()}`,
-        file: `${model.replace(/\W+/g, '-')}-${batch}x${sequence}-${own.join('-')}.jsonl`,
+        name: `${model}, ${batch} x ${sequence} tokens, ${names.join()}`,
+        file: `${model.replace(/\W+/g, '-')}-${batch}x${sequence}-${names.join('-')}.jsonl`,
+        env: attention ? { S2FT_CUDA_ATTENTION: attention } : {},
         args: [
           ...['--device', device, '--methods', own.join()],
           ...['--batch', batch, '--sequence', sequence, '--steps', steps],

@@ -95,6 +95,10 @@ function check() {
     'cuda_decoder_test',
   ]
   for (const test of tests) log.run(test, [join(testFolder, test)], { env, mayFail: true })
+  log.run('cuda_attention_test, cuDNN', [join(testFolder, 'cuda_attention_test')], {
+    env: { ...env, S2FT_CUDA_ATTENTION: 'cudnn' },
+    mayFail: true,
+  })
   if (capture('compute-sanitizer', ['--version']).status !== 0) {
     return log.note('compute-sanitizer: skipped, it is not installed')
   }
@@ -132,14 +136,14 @@ async function directoryOf(model) {
 
 async function measure() {
   log.run('devices', node('dist/cli/main.js', 'devices', '--json'), { mayFail: true })
-  for (const { model, name, file, args } of casesOf(asked)) {
+  for (const { model, name, file, args, env } of casesOf(asked)) {
     if (clock.left() < 45) {
       log.note(`${name}: left out, ${clock.left().toFixed(0)} s of ${asked.minutes} min are left`)
       continue
     }
     const place = await directoryOf(model)
     const command = node('dist/cli/main.js', 'bench', 'train', '--model', place, ...args)
-    log.run(name, [...command, '--json', '--output', join(output, file)], { mayFail: true })
+    log.run(name, [...command, '--json', '--output', join(output, file)], { env, mayFail: true })
   }
 }
 

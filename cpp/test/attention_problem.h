@@ -33,6 +33,12 @@ struct Problem {
       q.push_back(int32_t(rows));
     }
   }
+  /// Heads in the order of their key/value heads, as a model has them before training.
+  Problem in_order() const {
+    Problem p = *this;
+    for (int h = 0; h < heads; ++h) p.kv_head_of[size_t(h)] = h / (heads / kv_heads);
+    return p;
+  }
   Sequences sequences() const {
     return {int(k_len.size()), q.data(), k_begin.data(), k_len.data()};
   }

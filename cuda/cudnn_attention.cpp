@@ -1,0 +1,215 @@
+#include "cuda/cudnn_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+#include "cuda/context.h"
+#include "cuda/cudnn_ids.h"
+
+namespace s2ft::cuda {
+
+namespace {
+
+// Backward in one order of sums keeps the scores of a batch in memory.
+constexpr int64_t kMostWorkspace = int64_t(256) << 20;
+// From here on masks are minus infinity; before, the library wanted the lowest number.
+constexpr size_t kInfiniteMasks = 91000;
+constexpr size_t kLeastVersion = 90000;
+
+[[maybe_unused]] dnn::Api load_api(const SharedLibrary& library) {
+  dnn::Api api{};
+  bool whole = bool(library);
+  const auto find = [&](auto& function, const char* name) {
+    function = library.function<std::remove_reference_t<decltype(function)>>(name);
+    whole = whole && function;
+  };
+  find(api.create, "cudnnCreate");
+  find(api.destroy, "cudnnDestroy");
+  find(api.set_stream, "cudnnSetStream");
+  find(api.version, "cudnnGetVersion");
+  find(api.descriptor_create, "cudnnBackendCreateDescriptor");
+  find(api.descriptor_destroy, "cudnnBackendDestroyDescriptor");
+  find(api.descriptor_finalize, "cudnnBackendFinalize");
+  find(api.attribute_set, "cudnnBackendSetAttribute");
+  find(api.attribute_get, "cudnnBackendGetAttribute");
+  find(api.execute, "cudnnBackendExecute");
+  return whole && api.version() >= kLeastVersion ? api : dnn::Api{};
+}
+
+/// Throws INVALID_ARGUMENT for a value that means nothing.
+[[maybe_unused]] bool asked_for() {
+  const char* value = std::getenv("S2FT_CUDA_ATTENTION");
+  const std::string wanted = value ? value : "";
+  if (wanted == "cudnn") return true;
+  if (wanted.empty() || wanted == "own") return false;
+  throw Error("INVALID_ARGUMENT",
+              "S2FT_CUDA_ATTENTION: expected own or cudnn, found " + wanted);
+}
+
+const void* from(const Mat& m, int64_t row) {
+  return m.row_range(row, 0).data;
+}
+
+bool in_vectors(const Mat& m) {
+  return m.dtype == DType::bf16 && m.ld % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(m.data) % 16 == 0;
+}
+
+bool equally_long(const Sequences& s, int64_t tokens) {
+  if (s.pages) return false;
+  for (int i = 0; i < s.count; ++i) {
+    if (s.q[i + 1] - s.q[i] != tokens || s.k_len[i] != tokens ||
+        s.k_begin[i] - s.k_begin[0] != i * tokens)
+      return false;
+  }
+  return true;
+}
+
+bool heads_in_order(const AttentionShape& shape) {
+  if (shape.heads % shape.kv_heads) return false;
+  const int group = shape.heads / shape.kv_heads;
+  for (int h = 0; h < shape.heads; ++h)
+    if (shape.kv_head_of[h] != h / group) return false;
+  return true;
+}
+
+/// What backward keeps of a batch: scores in bf16, rows and columns in tiles of 64.
+int64_t backward_bytes(int64_t batch, int64_t tokens, int64_t heads) {
+  const int64_t tiled = (tokens + 63) / 64 * 64;
+  return batch * heads * tiled * tiled * 2;
+}
+
+int64_t delta_bytes(int64_t rows, int64_t heads) {
+  return (rows * heads * int64_t(sizeof(float)) + 255) / 256 * 256;
+}
+
+}  // namespace
+
+const SharedLibrary& cudnn_library() {
+  static const SharedLibrary library = open_library("libcudnn.so.9", "cudnn");
+  return library;
+}
+
+std::optional<DnnShape> dnn_shape(const std::vector<Mat>& mats, const Sequences& s,
+                                  const AttentionShape& shape) {
+  if (s.count == 0 || shape.window || shape.head_dim % 8 || shape.head_dim > 256)
+    return {};
+  const int64_t tokens = s.q[1] - s.q[0];
+  if (tokens == 0 || !equally_long(s, tokens) || !heads_in_order(shape)) return {};
+  DnnShape out{s.count, tokens, shape.heads, shape.kv_heads, shape.head_dim, {}};
+  for (size_t i = 0; i < mats.size(); ++i) {
+    if (!mats[i] || (i != kLse && !in_vectors(mats[i]))) return {};
+    out.distances.push_back(mats[i].ld);
+  }
+  return out;
+}
+
+DnnAttention::DnnAttention(const dnn::Api& api, dnn::Handle handle, Scratch scratch)
+    : api_(api), handle_(handle), scratch_(std::move(scratch)) {
+  if (!handle_) return;
+  lowest_ = api_.version() >= kInfiniteMasks ? -std::numeric_limits<float>::infinity()
+                                             : std::numeric_limits<float>::lowest();
+}
+
+std::unique_ptr<DnnAttention> DnnAttention::open(Context& context) {
+  dnn::Api api{};
+  dnn::Handle handle = nullptr;
+#ifndef S2FT_CUDA_EMULATION
+  if (asked_for()) {
+    api = load_api(cudnn_library());
+    if (!api.create) {
+      throw Error(
+          "DEVICE_UNAVAILABLE",
+          "S2FT_CUDA_ATTENTION asks for cuDNN 9, which was not found: pip install "
+          "nvidia-cudnn-cu13, or see s2ft devices for every place that was tried");
+    }
+    if (api.create(&handle) != 0)
+      throw Error("DEVICE_UNAVAILABLE", "[cuda] cudnnCreate: cuDNN found no device");
+    if (api.set_stream(handle, context.stream()) != 0) {
+      api.destroy(handle);
+      throw Error("DEVICE_UNAVAILABLE", "[cuda] cudnnSetStream: cuDNN takes no stream");
+    }
+  }
+#endif
+  return std::make_unique<DnnAttention>(
+      api, handle, [&context](size_t bytes) { return context.scratch(bytes); });
+}
+
+DnnAttention::~DnnAttention() {
+  forward_.clear();
+  backward_.clear();
+  if (handle_) api_.destroy(handle_);
+}
+
+std::string DnnAttention::name() const {
+  return handle_ ? "cudnn-" + std::to_string(api_.version()) : "";
+}
+
+size_t DnnAttention::workspace_bytes(int64_t tokens, const AttentionShape& shape) const {
+  if (!handle_) return 0;
+  const int64_t scores = backward_bytes(1, tokens, shape.heads);
+  return size_t(delta_bytes(tokens, shape.heads) + std::min(scores, kMostWorkspace));
+}
+
+const dnn::ExecutionPlan* DnnAttention::plan(Plans& plans, MakePlan* make,
+                                             const DnnShape& shape) {
+  const auto known = plans.find(shape);
+  if (known != plans.end()) return known->second.get();
+  return plans.emplace(shape, make(api_, {handle_, nullptr}, shape)).first->second.get();
+}
+
+bool DnnAttention::forward(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& s,
+                           const AttentionShape& shape) {
+  if (!handle_) return false;
+  const auto wanted = dnn_shape({q, k, v, o, lse}, s, shape);
+  if (!wanted) return false;
+  const dnn::ExecutionPlan* p = plan(forward_, dnn_forward_plan, *wanted);
+  if (!p || p->workspace_bytes() > size_t(kMostWorkspace)) return false;
+  p->run(handle_,
+         {{kQ, from(q, s.q[0])},
+          {kK, from(k, s.k_begin[0])},
+          {kV, from(v, s.k_begin[0])},
+          {kO, from(o, s.q[0])},
+          {kLse, from(lse, s.q[0])},
+          {kScale, &shape.scale},
+          {kLowest, &lowest_}},
+         scratch_(p->workspace_bytes()));
+  return true;
+}
+
+bool DnnAttention::backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v, Mat o,
+                            Mat lse, const Sequences& s, const AttentionShape& shape) {
+  if (!handle_) return false;
+  const auto wanted = dnn_shape({q, k, v, o, lse, d_o, dq, dk, dv}, s, shape);
+  if (!wanted ||
+      backward_bytes(wanted->batch, wanted->tokens, wanted->heads) > kMostWorkspace)
+    return false;
+  const dnn::ExecutionPlan* p = plan(backward_, dnn_backward_plan, *wanted);
+  if (!p || p->workspace_bytes() > size_t(2 * kMostWorkspace)) return false;
+  const float one = 1;
+  const size_t delta = size_t(delta_bytes(q.rows, shape.heads));
+  auto* scratch = static_cast<char*>(scratch_(delta + p->workspace_bytes()));
+  p->run(handle_,
+         {{kQ, from(q, s.q[0])},
+          {kK, from(k, s.k_begin[0])},
+          {kV, from(v, s.k_begin[0])},
+          {kO, from(o, s.q[0])},
+          {kLse, from(lse, s.q[0])},
+          {kDo, from(d_o, s.q[0])},
+          {kDq, from(dq, s.q[0])},
+          {kDk, from(dk, s.k_begin[0])},
+          {kDv, from(dv, s.k_begin[0])},
+          {kDelta, scratch},
+          {kScale, &shape.scale},
+          {kOne, &one},
+          {kLowest, &lowest_}},
+         scratch + delta);
+  return true;
+}
+
+}  // namespace s2ft::cuda

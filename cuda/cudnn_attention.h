@@ -1,0 +1,92 @@
+// Attention by cuDNN's fused kernels, for batches of equally long causal sequences. Asked
+// for by S2FT_CUDA_ATTENTION=cudnn; everything else, and everything that the library
+// refuses, is this package's own kernels'.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "cuda/cudnn_graph.h"
+#include "cuda/shared_library.h"
+
+namespace s2ft::cuda {
+
+/// What decides a plan: sizes, and the distance of rows in every matrix.
+struct DnnShape {
+  int64_t batch = 0, tokens = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  // q, k, v, o, lse; backward also d_o, dq, dk, dv.
+  std::vector<int64_t> distances;
+
+  bool operator<(const DnnShape& other) const;
+};
+
+/// cuDNN, opened once a process. Which library it is, and every place that was tried.
+const SharedLibrary& cudnn_library();
+
+/// The shape of a batch that the library's plans are for; none where sequences differ in
+/// length, have a window, pages or keys that they did not bring themselves, where heads
+/// do not lie in the order of their key/value heads, or where matrices are not bf16 in
+/// vectors of 16 bytes. `mats` are q, k, v, o, lse, and for backward d_o, dq, dk, dv.
+std::optional<DnnShape> dnn_shape(const std::vector<Mat>& mats,
+                                  const Sequences& sequences,
+                                  const AttentionShape& shape);
+
+/// o and lse from q, k and v.
+std::unique_ptr<dnn::ExecutionPlan> dnn_forward_plan(const dnn::Api& api,
+                                                     const dnn::Device& device,
+                                                     const DnnShape& shape);
+/// dq, dk and dv; sums are taken in one order, so that the same input gives the same
+/// bits.
+std::unique_ptr<dnn::ExecutionPlan> dnn_backward_plan(const dnn::Api& api,
+                                                      const dnn::Device& device,
+                                                      const DnnShape& shape);
+
+class Context;
+
+/// The plans of one device. Does nothing without a handle.
+class DnnAttention {
+ public:
+  using Scratch = std::function<void*(size_t bytes)>;
+
+  /// Owns the handle. `scratch` is memory for what is queued until its next call.
+  DnnAttention(const dnn::Api& api, dnn::Handle handle, Scratch scratch);
+  ~DnnAttention();
+  DnnAttention(const DnnAttention&) = delete;
+
+  /// With the library where the environment asks for it, else without. Throws
+  /// INVALID_ARGUMENT for what the environment may not ask for, DEVICE_UNAVAILABLE where
+  /// the library is not found.
+  static std::unique_ptr<DnnAttention> open(Context& context);
+
+  /// Who computes, with its version, or nothing.
+  std::string name() const;
+  /// Upper bound of the scratch that it takes for batches of so many tokens.
+  size_t workspace_bytes(int64_t tokens, const AttentionShape& shape) const;
+  /// Computes and says so, or leaves the work to the caller. Meaning as in backend.h.
+  bool forward(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences&,
+               const AttentionShape&);
+  bool backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v, Mat o, Mat lse,
+                const Sequences&, const AttentionShape&);
+
+ private:
+  // A null plan is one that the library does not have.
+  using Plans = std::map<DnnShape, std::unique_ptr<dnn::ExecutionPlan>>;
+  using MakePlan = std::unique_ptr<dnn::ExecutionPlan>(const dnn::Api&,
+                                                       const dnn::Device&,
+                                                       const DnnShape&);
+
+  const dnn::ExecutionPlan* plan(Plans& plans, MakePlan* make, const DnnShape& shape);
+
+  dnn::Api api_;
+  dnn::Handle handle_;
+  Scratch scratch_;
+  float lowest_ = 0;  // the score of a key that a query does not see
+  Plans forward_, backward_;
+};
+
+}  // namespace s2ft::cuda

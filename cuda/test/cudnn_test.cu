@@ -1,0 +1,109 @@
+// Attention by cuDNN: what is handed to it, and what its graphs compute. An interpreter
+// stands in for the library, and the CPU's backend computes what is not handed to it.
+#include <tuple>
+
+#include "cuda/cudnn_attention.h"
+#include "cuda/test/cudnn_interpreter.h"
+#include "test/conformance/attention_checks.h"
+#include "test/conformance/cpu_backends.h"
+
+using namespace s2ft;
+using namespace s2ft::test;
+
+namespace {
+
+/// Memory of the CPU's backend is the host's, where the interpreter reads and writes.
+class ByDnn final : public Attention {
+ public:
+  explicit ByDnn(int& taken)
+      : taken_(taken), dnn_(interpreted_dnn(), this, [this](size_t bytes) {
+          scratch_.resize(bytes);
+          return scratch_.data();
+        }) {}
+
+  void forward(Backend& b, Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& s,
+               const AttentionShape& shape) override {
+    const bool taken = dnn_.forward(o, lse, q, k, v, s, shape);
+    taken_ += taken;
+    if (!taken) Attention::forward(b, o, lse, q, k, v, s, shape);
+  }
+  void backward(Backend& b, Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v, Mat o,
+                Mat lse, const Sequences& s, const AttentionShape& shape) override {
+    const bool taken = dnn_.backward(dq, dk, dv, d_o, q, k, v, o, lse, s, shape);
+    taken_ += taken;
+    if (!taken) Attention::backward(b, dq, dk, dv, d_o, q, k, v, o, lse, s, shape);
+  }
+
+ private:
+  int& taken_;
+  std::vector<char> scratch_;
+  cuda::DnnAttention dnn_;
+};
+
+const NamedBackend& cpu() {
+  static const NamedBackend backend = kernel_backends().front();
+  return backend;
+}
+
+/// How many forward calls were handed to the library. Fails where the result is wrong.
+int taken_forward(const Problem& p, bool with_lse = true) {
+  int count = 0;
+  check_attention(cpu(), p, DType::bf16, 8, 1, with_lse, ByDnn(count));
+  return count;
+}
+
+/// The same for two forward calls and one backward call.
+int taken(const Problem& p, DType t = DType::bf16, int64_t gap = 8) {
+  int count = 0;
+  check_attention(cpu(), p, t, gap, 1, true, ByDnn(count));
+  check_attention_backward(cpu(), p, t, gap, ByDnn(count));
+  return count;
+}
+
+}  // namespace
+
+TEST(graphs_of_cudnn_compute_attention) {
+  for (const auto& [heads, kv_heads, head_dim] :
+       {std::tuple(4, 4, 64), std::tuple(6, 2, 16), std::tuple(2, 1, 96),
+        std::tuple(3, 3, 8), std::tuple(1, 1, 128)}) {
+    for (int tokens : {1, 2, 17, 40}) {
+      for (int batch : {1, 3}) {
+        const std::vector<int> lengths(size_t(batch), tokens);
+        const Problem p = Problem(heads, kv_heads, head_dim, 0, lengths).in_order();
+        CHECK(taken(p) == 3);
+      }
+    }
+  }
+}
+
+TEST(cudnn_is_given_nothing_else) {
+  const Problem equal = Problem(4, 2, 16, 0, {10, 10}).in_order();
+  CHECK(taken(equal, DType::f32) == 0);
+  // Rows that do not begin at 16 bytes.
+  CHECK(taken(equal, DType::bf16, 3) == 0);
+  CHECK(taken(Problem(4, 2, 16, 0, {10, 9}).in_order()) == 0);
+  CHECK(taken(Problem(4, 2, 16, 3, {10, 10}).in_order()) == 0);
+  CHECK(taken(Problem(4, 2, 20, 0, {10, 10}).in_order()) == 0);
+  CHECK(taken(Problem(2, 2, 264, 0, {5, 5}).in_order()) == 0);
+  CHECK(taken(Problem(4, 2, 16, 0, {}).in_order()) == 0);
+  CHECK(taken(Problem(4, 2, 16, 0, {0, 0}).in_order()) == 0);
+  Problem other = equal;
+  other.kv_head_of = {0, 1, 0, 1};
+  CHECK(taken(other) == 0);
+  other = equal;
+  std::swap(other.k_begin[0], other.k_begin[1]);
+  CHECK(taken_forward(other) == 0);
+  CHECK(taken_forward(Problem(4, 2, 16, 0, {10, 10}, 5).in_order()) == 0);
+  CHECK(taken_forward(equal) == 1);
+  CHECK(taken_forward(equal, false) == 0);
+}
+
+TEST(scratch_of_cudnn_has_a_bound) {
+  int handle = 0;
+  const cuda::DnnAttention dnn(interpreted_dnn(), &handle, {});
+  const AttentionShape shape = Problem(4, 2, 16, 0, {}).shape();
+  const size_t of_sums = 4 * sizeof(float);
+  CHECK(dnn.workspace_bytes(64, shape) == 64 * of_sums + 4 * 64 * 64 * 2);
+  CHECK(dnn.workspace_bytes(1 << 20, shape) == (1 << 20) * of_sums + (size_t(256) << 20));
+  CHECK(dnn.name() == "cudnn-91000");
+}
