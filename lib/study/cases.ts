@@ -17,7 +17,7 @@ export interface TrainCase {
   seed: number
   /** Of the data: which samples, in which order. */
   order: number
-  /** The validation rows' loss; or the test sets; or these with generated answers. */
+  /** The validation rows' loss; or the test sets; or these, generated answers and far sets. */
   on: 'validation' | 'test' | 'answers'
   /** Key of a case whose adapter's units are not to be trained. */
   avoid?: string

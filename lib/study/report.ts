@@ -64,6 +64,7 @@ function variationSection(
   part: Part,
   title: string,
   all: readonly Row[],
+  far: readonly Metric[],
 ): { section?: Section; told: Told[] } {
   const blocks: Block[] = []
   const told: Told[] = []
@@ -72,7 +73,8 @@ function variationSection(
     const [reference] = rows
     if (!reference) continue
     const where = `${title}, ${track}`
-    const metrics = knownMetrics(rows, [...trackMetrics[track], ...farMetrics])
+    // Generated answers are the reference's alone.
+    const metrics = knownMetrics(rows.slice(1), [...trackMetrics[track], ...far])
     const found = compared(where, rows, reference, metrics)
     blocks.push(meanTable(`${where}: mean over seeds ± half of its 95 % interval`, rows, metrics))
     blocks.push(...found.flatMap((one) => differenceBlocks(one, true)))
@@ -81,11 +83,11 @@ function variationSection(
   return blocks.length === 0 ? { told } : { section: { title, blocks }, told }
 }
 
-function seedsSection(all: readonly Row[]): Section[] {
+function seedsSection(all: readonly Row[], far: readonly Metric[]): Section[] {
   const blocks = tracks.flatMap((track): Block[] => {
     const rows = all.filter((row) => row.part === 'seeds' && row.track === track)
     if (rows.length === 0) return []
-    const metrics = knownMetrics(rows, [...trackMetrics[track], ...farMetrics])
+    const metrics = knownMetrics(rows, [...trackMetrics[track], ...far])
     const shared = metrics.filter((metric) => metric.quantity !== 'answered')
     return [
       spreadTable(
@@ -150,9 +152,10 @@ export async function studyPage(store: StudyStore, seeds: number): Promise<Page>
   const study = store.study!
   const settings = studySettings(study.settings.preset as Preset)
   const { rows, sweeps } = await studyRows(store, settings, seeds)
+  const far = settings.farOnVariations ? farMetrics : []
   const found = [
     ...tracks.map((track) => methodsSection(track, rows)),
-    ...variationTitles.map(([part, title]) => variationSection(part, title, rows)),
+    ...variationTitles.map(([part, title]) => variationSection(part, title, rows, far)),
     fusionSection(rows),
   ]
   return {
@@ -168,7 +171,7 @@ export async function studyPage(store: StudyStore, seeds: number): Promise<Page>
       studySection(store, study, settings),
       ...ratesSection(sweeps),
       ...found.slice(0, -1).flatMap(({ section }) => section ?? []),
-      ...seedsSection(rows),
+      ...seedsSection(rows, far),
       ...(found.at(-1)!.section ? [found.at(-1)!.section!] : []),
     ],
   }

@@ -64,9 +64,9 @@ const untrained = {
   ...{ diverged: false, trainSeconds: 0 },
 }
 
-/** Names of a track's test sets, and of those far from both. */
-function setNames(track: Track): string[] {
-  return [...testSets[track], ...farSets].map(({ name }) => name)
+/** Names of a track's test sets and, where they are wanted, of those far from both. */
+function setNames(track: Track, far: boolean): string[] {
+  return [...testSets[track], ...(far ? farSets : [])].map(({ name }) => name)
 }
 
 async function base({ track }: BaseCase, model: Model, context: CaseContext): Promise<Computed> {
@@ -74,7 +74,7 @@ async function base({ track }: BaseCase, model: Model, context: CaseContext): Pr
   const how = { generate: true, signal }
   return {
     ...untrained,
-    scores: await scoreSets(model, data.tests, setNames(track), settings, how),
+    scores: await scoreSets(model, data.tests, setNames(track, true), settings, how),
   }
 }
 
@@ -151,8 +151,9 @@ async function trainedScores(
   if (on === 'validation') {
     return { validation: { loss: await scoreLoss(model, data.validation[track], signal) } }
   }
-  const how = { generate: on === 'answers', signal }
-  return scoreSets(model, data.tests, setNames(track), settings, how)
+  const whole = on === 'answers'
+  const names = setNames(track, whole || settings.farOnVariations)
+  return scoreSets(model, data.tests, names, settings, { generate: whole, signal })
 }
 
 async function fused(spec: FusionCase, model: Model, context: CaseContext): Promise<Computed> {

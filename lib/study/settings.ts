@@ -43,6 +43,8 @@ export interface StudySettings {
   calibrationShare: number
   /** Where selection, allocation, components and seeds are compared. */
   variationTracks: readonly Track[]
+  /** Whether these are also measured on what is far from both tracks. */
+  farOnVariations: boolean
   /** Runs of the seed table, for each source of variance. */
   seedRuns: number
   /** Masks of unstructured sparse fine-tuning. */
@@ -69,6 +71,7 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
     sweepExtensions: 2,
     calibrationShare: 0.02,
     variationTracks: ['math'],
+    farOnVariations: false,
     seedRuns: 3,
     masks: ['random'],
   },
@@ -89,6 +92,7 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
     sweepExtensions: 3,
     calibrationShare: 0.01,
     variationTracks: ['math', 'commonsense'],
+    farOnVariations: true,
     seedRuns: 10,
     masks: ['random', 'weight', 'gradient', 'fisher'],
   },
@@ -109,6 +113,7 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
     sweepExtensions: 0,
     calibrationShare: 0.25,
     variationTracks: ['math'],
+    farOnVariations: true,
     seedRuns: 2,
     masks: ['random'],
   },
