@@ -17,6 +17,8 @@ namespace {
 
 // Backward in one order of sums keeps the scores of a batch in memory.
 constexpr int64_t kMostWorkspace = int64_t(256) << 20;
+// Each holds compiled code.
+constexpr size_t kMostPlans = 64;
 // From here on masks are minus infinity; before, the library wanted the lowest number.
 constexpr size_t kInfiniteMasks = 91000;
 constexpr size_t kLeastVersion = 90000;
@@ -109,8 +111,8 @@ std::optional<DnnShape> dnn_shape(const std::vector<Mat>& mats, const Sequences&
   return out;
 }
 
-DnnAttention::DnnAttention(const dnn::Api& api, dnn::Handle handle, Scratch scratch)
-    : api_(api), handle_(handle), scratch_(std::move(scratch)) {
+DnnAttention::DnnAttention(const dnn::Api& api, dnn::Handle handle, Queue queue)
+    : api_(api), handle_(handle), queue_(std::move(queue)) {
   if (!handle_) return;
   lowest_ = api_.version() >= kInfiniteMasks ? -std::numeric_limits<float>::infinity()
                                              : std::numeric_limits<float>::lowest();
@@ -136,14 +138,21 @@ std::unique_ptr<DnnAttention> DnnAttention::open(Context& context) {
     }
   }
 #endif
-  return std::make_unique<DnnAttention>(
-      api, handle, [&context](size_t bytes) { return context.scratch(bytes); });
+  Queue queue{[&context](size_t bytes) { return context.scratch(bytes); },
+              [&context] { context.synchronize(); }};
+  return std::make_unique<DnnAttention>(api, handle, std::move(queue));
 }
 
 DnnAttention::~DnnAttention() {
+  if (!handle_) return;
+  try {
+    queue_.wait();
+  } catch (...) {
+    // The device is lost, and nothing runs on it any more.
+  }
   forward_.clear();
   backward_.clear();
-  if (handle_) api_.destroy(handle_);
+  api_.destroy(handle_);
 }
 
 std::string DnnAttention::name() const {
@@ -160,6 +169,11 @@ const dnn::ExecutionPlan* DnnAttention::plan(Plans& plans, MakePlan* make,
                                              const DnnShape& shape) {
   const auto known = plans.find(shape);
   if (known != plans.end()) return known->second.get();
+  if (plans.size() >= kMostPlans) {
+    // Plans hold the code of what may still run.
+    queue_.wait();
+    plans.clear();
+  }
   return plans.emplace(shape, make(api_, {handle_, nullptr}, shape)).first->second.get();
 }
 
@@ -178,7 +192,7 @@ bool DnnAttention::forward(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences&
           {kLse, from(lse, s.q[0])},
           {kScale, &shape.scale},
           {kLowest, &lowest_}},
-         scratch_(p->workspace_bytes()));
+         queue_.scratch(p->workspace_bytes()));
   return true;
 }
 
@@ -193,7 +207,7 @@ bool DnnAttention::backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v
   if (!p || p->workspace_bytes() > size_t(2 * kMostWorkspace)) return false;
   const float one = 1;
   const size_t delta = size_t(delta_bytes(q.rows, shape.heads));
-  auto* scratch = static_cast<char*>(scratch_(delta + p->workspace_bytes()));
+  auto* scratch = static_cast<char*>(queue_.scratch(delta + p->workspace_bytes()));
   p->run(handle_,
          {{kQ, from(q, s.q[0])},
           {kK, from(k, s.k_begin[0])},

@@ -51,10 +51,15 @@ class Context;
 /// The plans of one device. Does nothing without a handle.
 class DnnAttention {
  public:
-  using Scratch = std::function<void*(size_t bytes)>;
+  struct Queue {
+    /// Memory for what is queued until the next call.
+    std::function<void*(size_t bytes)> scratch;
+    /// Returns when all that was queued has run.
+    std::function<void()> wait;
+  };
 
-  /// Owns the handle. `scratch` is memory for what is queued until its next call.
-  DnnAttention(const dnn::Api& api, dnn::Handle handle, Scratch scratch);
+  /// Owns the handle, whose work goes into the queue.
+  DnnAttention(const dnn::Api& api, dnn::Handle handle, Queue queue);
   ~DnnAttention();
   DnnAttention(const DnnAttention&) = delete;
 
@@ -84,7 +89,7 @@ class DnnAttention {
 
   dnn::Api api_;
   dnn::Handle handle_;
-  Scratch scratch_;
+  Queue queue_;
   float lowest_ = 0;  // the score of a key that a query does not see
   Plans forward_, backward_;
 };

@@ -16,10 +16,15 @@ namespace {
 class ByDnn final : public Attention {
  public:
   explicit ByDnn(int& taken)
-      : taken_(taken), dnn_(interpreted_dnn(), this, [this](size_t bytes) {
-          scratch_.resize(bytes);
-          return scratch_.data();
-        }) {}
+      : taken_(taken),
+        dnn_(interpreted_dnn(), this,
+             {[this](size_t bytes) {
+                scratch_.resize(bytes);
+                return scratch_.data();
+              },
+              [this] { ++waits; }}) {}
+
+  int waits = 0;
 
   void forward(Backend& b, Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& s,
                const AttentionShape& shape) override {
@@ -98,9 +103,21 @@ TEST(cudnn_is_given_nothing_else) {
   CHECK(taken_forward(equal, false) == 0);
 }
 
+TEST(plans_of_cudnn_do_not_pile_up) {
+  const NamedBackend& backend = cpu();
+  int count = 0;
+  ByDnn by_dnn(count);
+  for (int tokens = 1; tokens <= 70; ++tokens) {
+    const Problem p = Problem(1, 1, 8, 0, {tokens}).in_order();
+    check_attention_backward(backend, p, DType::bf16, 8, std::move(by_dnn));
+  }
+  CHECK(count == 140);
+  CHECK(by_dnn.waits > 0);
+}
+
 TEST(scratch_of_cudnn_has_a_bound) {
   int handle = 0;
-  const cuda::DnnAttention dnn(interpreted_dnn(), &handle, {});
+  const cuda::DnnAttention dnn(interpreted_dnn(), &handle, {{}, [] {}});
   const AttentionShape shape = Problem(4, 2, 16, 0, {}).shape();
   const size_t of_sums = 4 * sizeof(float);
   CHECK(dnn.workspace_bytes(64, shape) == 64 * of_sums + 4 * 64 * 64 * 2);
