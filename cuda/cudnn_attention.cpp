@@ -23,26 +23,6 @@ constexpr size_t kMostPlans = 64;
 constexpr size_t kInfiniteMasks = 91000;
 constexpr size_t kLeastVersion = 90000;
 
-[[maybe_unused]] dnn::Api load_api(const SharedLibrary& library) {
-  dnn::Api api{};
-  bool whole = bool(library);
-  const auto find = [&](auto& function, const char* name) {
-    function = library.function<std::remove_reference_t<decltype(function)>>(name);
-    whole = whole && function;
-  };
-  find(api.create, "cudnnCreate");
-  find(api.destroy, "cudnnDestroy");
-  find(api.set_stream, "cudnnSetStream");
-  find(api.version, "cudnnGetVersion");
-  find(api.descriptor_create, "cudnnBackendCreateDescriptor");
-  find(api.descriptor_destroy, "cudnnBackendDestroyDescriptor");
-  find(api.descriptor_finalize, "cudnnBackendFinalize");
-  find(api.attribute_set, "cudnnBackendSetAttribute");
-  find(api.attribute_get, "cudnnBackendGetAttribute");
-  find(api.execute, "cudnnBackendExecute");
-  return whole && api.version() >= kLeastVersion ? api : dnn::Api{};
-}
-
 /// Throws INVALID_ARGUMENT for a value that means nothing.
 [[maybe_unused]] bool asked_for() {
   const char* value = std::getenv("S2FT_CUDA_ATTENTION");
@@ -97,6 +77,26 @@ const SharedLibrary& cudnn_library() {
   return library;
 }
 
+dnn::Api load_dnn(const SharedLibrary& library) {
+  dnn::Api api{};
+  bool whole = bool(library);
+  const auto find = [&](auto& function, const char* name) {
+    function = library.function<std::remove_reference_t<decltype(function)>>(name);
+    whole = whole && function;
+  };
+  find(api.create, "cudnnCreate");
+  find(api.destroy, "cudnnDestroy");
+  find(api.set_stream, "cudnnSetStream");
+  find(api.version, "cudnnGetVersion");
+  find(api.descriptor_create, "cudnnBackendCreateDescriptor");
+  find(api.descriptor_destroy, "cudnnBackendDestroyDescriptor");
+  find(api.descriptor_finalize, "cudnnBackendFinalize");
+  find(api.attribute_set, "cudnnBackendSetAttribute");
+  find(api.attribute_get, "cudnnBackendGetAttribute");
+  find(api.execute, "cudnnBackendExecute");
+  return whole && api.version() >= kLeastVersion ? api : dnn::Api{};
+}
+
 std::optional<DnnShape> dnn_shape(const std::vector<Mat>& mats, const Sequences& s,
                                   const AttentionShape& shape) {
   if (s.count == 0 || shape.window || shape.head_dim % 8 || shape.head_dim > 256)
@@ -123,7 +123,7 @@ std::unique_ptr<DnnAttention> DnnAttention::open(Context& context) {
   dnn::Handle handle = nullptr;
 #ifndef S2FT_CUDA_EMULATION
   if (asked_for()) {
-    api = load_api(cudnn_library());
+    api = load_dnn(cudnn_library());
     if (!api.create) {
       throw Error(
           "DEVICE_UNAVAILABLE",

@@ -27,6 +27,8 @@ struct DnnShape {
 
 /// cuDNN, opened once a process. Which library it is, and every place that was tried.
 const SharedLibrary& cudnn_library();
+/// All of its functions, or none where it lacks one or is too old.
+dnn::Api load_dnn(const SharedLibrary& library);
 
 /// The shape of a batch that the library's plans are for; none where sequences differ in
 /// length, have a window, pages or keys that they did not bring themselves, where heads

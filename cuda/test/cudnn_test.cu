@@ -124,3 +124,56 @@ TEST(scratch_of_cudnn_has_a_bound) {
   CHECK(dnn.workspace_bytes(1 << 20, shape) == (1 << 20) * of_sums + (size_t(256) << 20));
   CHECK(dnn.name() == "cudnn-91000");
 }
+
+namespace {
+
+/// The library's description of a device that need not be here.
+std::string described(const char* name, int capability, int multiprocessors,
+                      int shared_bytes) {
+  return std::string("{\"deviceName\":\"") + name +
+         "\",\"cudaDeviceId\":0,\"pciDeviceId\":0,\"isTccDriver\":0,\"driverVer\":13000,"
+         "\"deviceVer\":" +
+         std::to_string(capability * 10) +
+         ",\"multiProcessorCount\":" + std::to_string(multiprocessors) +
+         ",\"maxSharedMemoryPerBlockOptin\":" + std::to_string(shared_bytes) +
+         ",\"maxSharedMemoryPerBlock\":49152,\"reservedSharedMemoryPerBlock\":1024,"
+         "\"maxRegistersPerSM\":65536,\"regsPerBlock\":65536,\"maxCtasPerSM\":32,"
+         "\"maxThreadsPerSM\":2048,\"maxThreadsPerBlock\":1024,\"warpSize\":32,"
+         "\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64],"
+         "\"totalGlobalMem\":85000000000,\"l2CacheSize\":41943040,\"memoryBusWidth\":"
+         "5120,"
+         "\"smClockRateKHz\":1410000,\"memClockRateKHz\":1593000,\"supportCoopLaunch\":"
+         "1}";
+}
+
+}  // namespace
+
+// The library itself takes the graphs. Needs cuDNN from 9.8 on with cuBLASLt and NVRTC
+// beside it, and a libcuda.so.1, for which one whose functions do nothing will do.
+TEST(cudnn_makes_plans_for_devices_that_are_described) {
+  const cuda::SharedLibrary& library = cuda::cudnn_library();
+  if (!library) SKIP("cuDNN is not here");
+  const dnn::Api api = cuda::load_dnn(library);
+  for (const std::string& device :
+       {described("NVIDIA H100 80GB HBM3", 90, 132, 232448),
+        described("NVIDIA A100-SXM4-80GB", 80, 108, 166912)}) {
+    dnn::Device target;
+    CHECK(api.descriptor_create(dnn::kDeviceProperties, &target.properties) == 0);
+    CHECK(api.attribute_set(target.properties, dnn::kPropertiesJson, dnn::kTypeChar,
+                            int64_t(device.size()), device.data()) == 0);
+    if (api.descriptor_finalize(target.properties) != 0)
+      SKIP("cuDNN lacks a library beside it, or libcuda.so.1");
+    for (const auto& [batch, tokens, heads, kv_heads, head_dim] :
+         {std::tuple(4, 256, 32, 32, 128), std::tuple(2, 77, 8, 2, 64),
+          std::tuple(1, 1, 4, 4, 96)}) {
+      const int64_t wide = heads * head_dim, narrow = kv_heads * head_dim;
+      const cuda::DnnShape shape{
+          batch,    tokens,
+          heads,    kv_heads,
+          head_dim, {wide, narrow, narrow, wide, heads, wide, wide, narrow, narrow}};
+      CHECK(cuda::dnn_forward_plan(api, target, shape) != nullptr);
+      CHECK(cuda::dnn_backward_plan(api, target, shape) != nullptr);
+    }
+    api.descriptor_destroy(target.properties);
+  }
+}
