@@ -199,7 +199,7 @@ class Planner {
           answers.push(yield { part: 'adapters', track: part.track, row: family, case: part })
         }
         if (answers.includes('failed')) continue
-        for (const [first, second] of weights(family)) {
+        for (const [first, second] of weights(family, this.settings)) {
           yield {
             ...{ part: 'fusion', track: 'math', row: `${family} ${first} + ${second}` },
             case: {
@@ -221,13 +221,12 @@ function partOf(run: TrainCase) {
 }
 
 /** Of the math and the commonsense adapter. Those alone are the same, disjoint or not, for math. */
-export function weights(family: string): readonly (readonly [number, number])[] {
-  const both = [
-    [1, 1],
-    [0.5, 0.5],
-  ] as const
-  if (family === 's2ft disjoint') return [...both, [0, 1]]
-  return [...both, [1, 0], [0, 1]]
+export function weights(
+  family: string,
+  { fusionWeights }: Pick<StudySettings, 'fusionWeights'>,
+): readonly (readonly [number, number])[] {
+  if (family === 's2ft disjoint') return [...fusionWeights, [0, 1]]
+  return [...fusionWeights, [1, 0], [0, 1]]
 }
 
 /** Mean over the validation rows; Infinity where training diverged. */

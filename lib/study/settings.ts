@@ -45,6 +45,8 @@ export interface StudySettings {
   variationTracks: readonly Track[]
   /** Whether these are also measured on what is far from both tracks. */
   farOnVariations: boolean
+  /** With which weights a math and a commonsense adapter are fused, besides each alone. */
+  fusionWeights: readonly (readonly [number, number])[]
   /** Runs of the seed table, for each source of variance. */
   seedRuns: number
   /** Masks of unstructured sparse fine-tuning. */
@@ -72,6 +74,7 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
     calibrationShare: 0.02,
     variationTracks: ['math'],
     farOnVariations: false,
+    fusionWeights: [[1, 1]],
     seedRuns: 3,
     masks: ['random'],
   },
@@ -93,6 +96,10 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
     calibrationShare: 0.01,
     variationTracks: ['math', 'commonsense'],
     farOnVariations: true,
+    fusionWeights: [
+      [1, 1],
+      [0.5, 0.5],
+    ],
     seedRuns: 10,
     masks: ['random', 'weight', 'gradient', 'fisher'],
   },
@@ -114,6 +121,10 @@ const settings: Readonly<Record<Preset, StudySettings>> = {
     calibrationShare: 0.25,
     variationTracks: ['math'],
     farOnVariations: true,
+    fusionWeights: [
+      [1, 1],
+      [0.5, 0.5],
+    ],
     seedRuns: 2,
     masks: ['random'],
   },
