@@ -1,7 +1,6 @@
 #include "cuda/cudnn_attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <string>
@@ -60,10 +59,14 @@ bool heads_in_order(const AttentionShape& shape) {
   return true;
 }
 
-/// What backward keeps of a batch: scores in bf16, rows and columns in tiles of 64.
-int64_t backward_bytes(int64_t batch, int64_t tokens, int64_t heads) {
-  const int64_t tiled = (tokens + 63) / 64 * 64;
-  return batch * heads * tiled * tiled * 2;
+/// What the library keeps of a batch for backward: scores in bf16, in tiles of 128 rows
+/// and 64 columns, and where key/value heads are shared, gradients of every query head's
+/// own keys and values. No division of the tokens into sequences that are long enough to
+/// be worth it takes more than one sequence of all tokens; backward() holds plans to it.
+int64_t backward_bytes(int64_t tokens, const AttentionShape& shape) {
+  const int64_t scores = shape.heads * (tokens + 127) * (tokens + 63) * 2;
+  const bool shared = shape.heads != shape.kv_heads;
+  return scores + (shared ? 4 * tokens * shape.heads * shape.head_dim : 0);
 }
 
 int64_t delta_bytes(int64_t rows, int64_t heads) {
@@ -130,11 +133,13 @@ std::unique_ptr<DnnAttention> DnnAttention::open(Context& context) {
           "S2FT_CUDA_ATTENTION asks for cuDNN 9, which was not found: pip install "
           "nvidia-cudnn-cu13, or see s2ft devices for every place that was tried");
     }
-    if (api.create(&handle) != 0)
-      throw Error("DEVICE_UNAVAILABLE", "[cuda] cudnnCreate: cuDNN found no device");
-    if (api.set_stream(handle, context.stream()) != 0) {
+    dnn::Status status = api.create(&handle);
+    if (status == 0 && (status = api.set_stream(handle, context.stream())) != 0)
       api.destroy(handle);
-      throw Error("DEVICE_UNAVAILABLE", "[cuda] cudnnSetStream: cuDNN takes no stream");
+    if (status != 0) {
+      throw Error("DEVICE_UNAVAILABLE",
+                  "[cuda] cuDNN cannot be used on this device: it answered status " +
+                      std::to_string(status));
     }
   }
 #endif
@@ -161,8 +166,8 @@ std::string DnnAttention::name() const {
 
 size_t DnnAttention::workspace_bytes(int64_t tokens, const AttentionShape& shape) const {
   if (!handle_) return 0;
-  const int64_t scores = backward_bytes(1, tokens, shape.heads);
-  return size_t(delta_bytes(tokens, shape.heads) + std::min(scores, kMostWorkspace));
+  const int64_t plan = std::min(backward_bytes(tokens, shape), kMostWorkspace);
+  return size_t(delta_bytes(tokens, shape.heads) + plan);
 }
 
 const dnn::ExecutionPlan* DnnAttention::plan(Plans& plans, MakePlan* make,
@@ -183,7 +188,7 @@ bool DnnAttention::forward(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences&
   const auto wanted = dnn_shape({q, k, v, o, lse}, s, shape);
   if (!wanted) return false;
   const dnn::ExecutionPlan* p = plan(forward_, dnn_forward_plan, *wanted);
-  if (!p || p->workspace_bytes() > size_t(kMostWorkspace)) return false;
+  if (!p || p->workspace_bytes() > workspace_bytes(q.rows, shape)) return false;
   p->run(handle_,
          {{kQ, from(q, s.q[0])},
           {kK, from(k, s.k_begin[0])},
@@ -200,13 +205,14 @@ bool DnnAttention::backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v
                             Mat lse, const Sequences& s, const AttentionShape& shape) {
   if (!handle_) return false;
   const auto wanted = dnn_shape({q, k, v, o, lse, d_o, dq, dk, dv}, s, shape);
-  if (!wanted ||
-      backward_bytes(wanted->batch, wanted->tokens, wanted->heads) > kMostWorkspace)
+  // Making a plan takes long: none is made that could not be used.
+  if (!wanted || wanted->batch * wanted->heads * wanted->tokens * wanted->tokens * 2 >
+                     kMostWorkspace)
     return false;
   const dnn::ExecutionPlan* p = plan(backward_, dnn_backward_plan, *wanted);
-  if (!p || p->workspace_bytes() > size_t(2 * kMostWorkspace)) return false;
-  const float one = 1;
   const size_t delta = size_t(delta_bytes(q.rows, shape.heads));
+  if (!p || delta + p->workspace_bytes() > workspace_bytes(q.rows, shape)) return false;
+  const float one = 1;
   auto* scratch = static_cast<char*>(queue_.scratch(delta + p->workspace_bytes()));
   p->run(handle_,
          {{kQ, from(q, s.q[0])},

@@ -72,7 +72,10 @@ void Graph::finish(Descriptor descriptor) {
   require(api_.descriptor_finalize(descriptor), "finalize");
 }
 
-void Graph::finish_operation(Descriptor operation) {
+void Graph::add(Kind kind, std::initializer_list<Link> links) {
+  Descriptor operation = make(kind);
+  for (const auto& [attribute, linked] : links)
+    if (linked) set(operation, attribute, kTypeDescriptor, &linked);
   finish(operation);
   operations_.push_back(operation);
 }
@@ -103,34 +106,27 @@ Graph::Tensor Graph::between(DataType type, const Layout& layout) {
   return tensor(next_id_++, type, layout, true, false);
 }
 
-void Graph::pointwise(Pointwise mode, Tensor y, Tensor x, Tensor b, Tensor t,
-                      DataType precision) {
+void Graph::add_pointwise(Pointwise mode, DataType precision, const int64_t* axis,
+                          Tensor y, Tensor x, Tensor b, Tensor t) {
   Descriptor how = make(kPointwise);
   set(how, kPointwiseMode, kTypePointwiseMode, &mode);
   set(how, kPointwisePrecision, kTypeDataType, &precision);
+  if (axis) set(how, kPointwiseAxis, kTypeInt64, axis);
   finish(how);
-  Descriptor operation = make(kPointwiseOperation);
-  set(operation, kPointwiseDescriptor, kTypeDescriptor, &how);
-  set(operation, kPointwiseX, kTypeDescriptor, &x);
-  if (b) set(operation, kPointwiseB, kTypeDescriptor, &b);
-  if (t) set(operation, kPointwiseT, kTypeDescriptor, &t);
-  set(operation, kPointwiseY, kTypeDescriptor, &y);
-  finish_operation(operation);
+  add(kPointwiseOperation, {{kPointwiseDescriptor, how},
+                            {kPointwiseX, x},
+                            {kPointwiseB, b},
+                            {kPointwiseT, t},
+                            {kPointwiseY, y}});
+}
+
+void Graph::pointwise(Pointwise mode, Tensor y, Tensor x, Tensor b, Tensor t,
+                      DataType precision) {
+  add_pointwise(mode, precision, nullptr, y, x, b, t);
 }
 
 void Graph::index(Tensor y, Tensor x, int64_t axis) {
-  const Pointwise mode = kIndex;
-  const DataType precision = kInt32;
-  Descriptor how = make(kPointwise);
-  set(how, kPointwiseMode, kTypePointwiseMode, &mode);
-  set(how, kPointwisePrecision, kTypeDataType, &precision);
-  set(how, kPointwiseAxis, kTypeInt64, &axis);
-  finish(how);
-  Descriptor operation = make(kPointwiseOperation);
-  set(operation, kPointwiseDescriptor, kTypeDescriptor, &how);
-  set(operation, kPointwiseX, kTypeDescriptor, &x);
-  set(operation, kPointwiseY, kTypeDescriptor, &y);
-  finish_operation(operation);
+  add_pointwise(kIndex, kInt32, &axis, y, x, nullptr, nullptr);
 }
 
 void Graph::matmul(Tensor c, Tensor a, Tensor b) {
@@ -138,12 +134,8 @@ void Graph::matmul(Tensor c, Tensor a, Tensor b) {
   Descriptor how = make(kMatmul);
   set(how, kMatmulPrecision, kTypeDataType, &precision);
   finish(how);
-  Descriptor operation = make(kMatmulOperation);
-  set(operation, kMatmulA, kTypeDescriptor, &a);
-  set(operation, kMatmulB, kTypeDescriptor, &b);
-  set(operation, kMatmulC, kTypeDescriptor, &c);
-  set(operation, kMatmulDescriptor, kTypeDescriptor, &how);
-  finish_operation(operation);
+  add(kMatmulOperation,
+      {{kMatmulA, a}, {kMatmulB, b}, {kMatmulC, c}, {kMatmulDescriptor, how}});
 }
 
 void Graph::reduce(Reduction reduction, Tensor y, Tensor x) {
@@ -152,18 +144,12 @@ void Graph::reduce(Reduction reduction, Tensor y, Tensor x) {
   set(how, kReductionOperator, kTypeReductionOperator, &reduction);
   set(how, kReductionPrecision, kTypeDataType, &precision);
   finish(how);
-  Descriptor operation = make(kReductionOperation);
-  set(operation, kReductionDescriptor, kTypeDescriptor, &how);
-  set(operation, kReductionX, kTypeDescriptor, &x);
-  set(operation, kReductionY, kTypeDescriptor, &y);
-  finish_operation(operation);
+  add(kReductionOperation,
+      {{kReductionDescriptor, how}, {kReductionX, x}, {kReductionY, y}});
 }
 
 void Graph::reshape(Tensor y, Tensor x) {
-  Descriptor operation = make(kReshapeOperation);
-  set(operation, kReshapeX, kTypeDescriptor, &x);
-  set(operation, kReshapeY, kTypeDescriptor, &y);
-  finish_operation(operation);
+  add(kReshapeOperation, {{kReshapeX, x}, {kReshapeY, y}});
 }
 
 /// False where the library cannot compute by this configuration.

@@ -2,6 +2,7 @@
 // descriptors of the library owns them, a graph until it becomes a plan.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -96,7 +97,11 @@ class Graph {
   void set(Descriptor descriptor, Attribute attribute, Type type, const void* values,
            int64_t count = 1);
   void finish(Descriptor descriptor);
-  void finish_operation(Descriptor operation);
+  using Link = std::pair<Attribute, Descriptor>;
+  /// An operation of these; what is null is left out.
+  void add(Kind kind, std::initializer_list<Link> links);
+  void add_pointwise(Pointwise mode, DataType precision, const int64_t* axis, Tensor y,
+                     Tensor x, Tensor b, Tensor t);
   bool finish_plan(Descriptor plan, Descriptor configuration, const Device& device);
   Tensor tensor(int64_t id, DataType type, const Layout& layout, bool is_virtual,
                 bool by_value);

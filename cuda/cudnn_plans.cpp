@@ -121,7 +121,8 @@ std::unique_ptr<ExecutionPlan> dnn_backward_plan(const Api& api, const Device& d
   const Graph::Tensor v = graph.bound(kV, kBfloat16, c.rows(s.kv_heads, kV).transposed());
   const Graph::Tensor scale = graph.number(kScale);
 
-  // delta: of each row the sum of o * d_o
+  // delta: of each row the sum of o * d_o. The factor, where dropout has its own, is part
+  // of the form that the library knows.
   const Graph::Tensor products =
       graph.between(kFloat, Layout::packed(s.batch, s.heads, s.tokens, s.head_dim));
   graph.pointwise(kMul, products, d_o, c.matrix(kO, s.heads));

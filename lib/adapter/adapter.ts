@@ -103,9 +103,11 @@ export class Adapter {
    * for other kinds of adapter, INVALID_ARGUMENT for a whole model's directory.
    */
   static async load(directory: string): Promise<Adapter> {
-    await requireNoModel(directory)
     const configFile = join(directory, CONFIG)
-    const raw = await readJson(configFile, 'CORRUPT_FILE')
+    const raw = await readJson(configFile, 'CORRUPT_FILE').catch(async (error: unknown) => {
+      await requireNoModel(directory)
+      throw error
+    })
     const type = (raw as { peft_type?: unknown } | null)?.peft_type
     const file = join(directory, WEIGHTS)
     const parse = Object.hasOwn(PARSERS, String(type)) && PARSERS[type as keyof typeof PARSERS]
