@@ -47,8 +47,19 @@ Update update_of(const AdamW& u, int64_t first_chunk) {
   return out;
 }
 
+/// What gradients are scaled by; negative: there is no update.
+__device__ float clip_factor(const Clipping& clipping) {
+  if (!clipping.squares) return 1;
+  const double norm = sqrt(clipping.squares[0]);
+  if (!(norm < HUGE_VAL) || !(clipping.squares[1] < HUGE_VAL)) return -1;
+  if (clipping.max_norm <= 0) return 1;
+  return float(fmin(1.0, clipping.max_norm / (norm + 1e-6)));
+}
+
 /// A block updates one chunk of one parameter.
-__global__ void adamw_kernel(const Update* updates, int count) {
+__global__ void adamw_kernel(const Update* updates, int count, Clipping clipping) {
+  const float factor = clip_factor(clipping);
+  if (factor < 0) return;
   // The last parameter that begins at or before this chunk.
   int low = 0, high = count - 1;
   while (low < high) {
@@ -60,12 +71,13 @@ __global__ void adamw_kernel(const Update* updates, int count) {
     }
   }
   const Update u = updates[low];
+  const float scale = u.gradient_scale * factor;
   const int64_t begin = (int64_t(blockIdx.x) - u.first_chunk) * kChunk;
   const int64_t end = begin + kChunk < u.count ? begin + kChunk : u.count;
   for (int64_t e = begin + threadIdx.x; e < end; e += kThreads) {
     const int64_t i = e / u.cols, j = e % u.cols;
     float* value = u.master + i * u.master_ld + j;
-    const float g = u.gradient[e] * u.gradient_scale;
+    const float g = u.gradient[e] * scale;
     const float m = u.first[e] + u.mix1 * (g - u.first[e]);
     const float v = u.second[e] * u.keep2 + u.mix2 * g * g;
     const float moved =
@@ -85,7 +97,7 @@ __global__ void adamw_kernel(const Update* updates, int count) {
 
 }  // namespace
 
-void adamw(Context& context, const AdamW* updates, int count) {
+void adamw(Context& context, const AdamW* updates, int count, Clipping clipping) {
   std::vector<Update> table;
   int64_t chunks = 0;
   for (int i = 0; i < count; ++i) {
@@ -96,7 +108,7 @@ void adamw(Context& context, const AdamW* updates, int count) {
   if (table.empty()) return;
   const Update* on_device = context.to_device(table.data(), int64_t(table.size()));
   launch(context, adamw_kernel, dim3(unsigned(chunks)), dim3(kThreads), 0, on_device,
-         int(table.size()));
+         int(table.size()), clipping);
 }
 
 }  // namespace s2ft::cuda

@@ -44,6 +44,10 @@ class CudaBackend final : public Backend, public NcclGroups {
            attention_workspace(tokens, shape) + dnn_->workspace_bytes(tokens, shape);
   }
 
+  void repeat(uint64_t key, const std::function<void()>& body) override {
+    at().repeats().run(key, body);
+  }
+
   void zero(Mat y) override { cuda::zero(at(), y); }
   void copy(Mat y, Mat x) override { cuda::copy(at(), y, x); }
   void add(Mat y, Mat x) override { cuda::add(at(), y, x); }
@@ -118,7 +122,7 @@ class CudaBackend final : public Backend, public NcclGroups {
     if (dnn_->backward(dq, dk, dv, d_o, q, k, v, o, lse, sequences, shape)) return;
     cuda::attention_backward(context, dq, dk, dv, d_o, q, k, v, o, lse, sequences, shape);
   }
-  void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
+  void cross_entropy(Mat nll, Mat dlogits, Mat logits, const int32_t* targets,
                      float gradient_scale) override {
     cuda::cross_entropy(at(), nll, dlogits, logits, targets, gradient_scale);
   }
@@ -126,7 +130,7 @@ class CudaBackend final : public Backend, public NcclGroups {
                                       int64_t vocabulary) const override {
     return cuda::linear_cross_entropy_scratch(rows, width, vocabulary);
   }
-  void linear_cross_entropy(float* nll, Mat dx, Mat x, Mat w, const int32_t* targets,
+  void linear_cross_entropy(Mat nll, Mat dx, Mat x, Mat w, const int32_t* targets,
                             float gradient_scale, void* scratch) override {
     cuda::linear_cross_entropy(at(), nll, dx, x, w, targets, gradient_scale, scratch);
   }
@@ -147,11 +151,11 @@ class CudaBackend final : public Backend, public NcclGroups {
     cuda::scatter_elements(at(), y, x, index);
   }
 
-  void adamw(const AdamW* updates, int count) override {
-    cuda::adamw(at(), updates, count);
+  void adamw(const AdamW* updates, int count, Clipping clipping) override {
+    cuda::adamw(at(), updates, count, clipping);
   }
-  double sum_of_squares(const Mat* x, int count) override {
-    return cuda::sum_of_squares(at(), x, count);
+  void sum_of_squares(double* sum, const Mat* x, int count) override {
+    cuda::sum_of_squares(at(), sum, x, count);
   }
 
  private:

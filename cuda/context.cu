@@ -64,6 +64,7 @@ Context::Context(int device) : device_(device) {
     check(cudaEventCreateWithFlags(&half.copied, cudaEventDisableTiming),
           "cudaEventCreate");
   }
+  repeats_ = std::make_unique<Repeats>(*this);
   grow(kHalfBytes);
   products_ = std::make_unique<Products>(*this);
 }
@@ -73,6 +74,7 @@ Context::~Context() {
   cudaSetDevice(device_);
   if (stream_) cudaStreamSynchronize(stream_);
   products_.reset();
+  repeats_.reset();
   outgrown_.push_back(staging_);
   for (const Staging& s : outgrown_) {
     if (s.host) cudaFreeHost(s.host);
@@ -92,6 +94,7 @@ void Context::enter() const {
 }
 
 void* Context::take(size_t bytes) {
+  repeats_->grow();
   void* data = nullptr;
   const cudaError_t status = cudaMallocAsync(&data, std::max<size_t>(bytes, 1), stream_);
   if (status == cudaErrorMemoryAllocation) {
@@ -106,11 +109,38 @@ void* Context::take(size_t bytes) {
 
 void Context::give_back(void* data, size_t bytes) noexcept {
   if (!data) return;
-  cudaFreeAsync(data, stream_);
   held_bytes_ -= bytes;
+  const std::lock_guard<std::mutex> lock(freeing_);
+  if (capturing_) {
+    freed_.push_back(data);
+  } else {
+    cudaFreeAsync(data, stream_);
+  }
+}
+
+bool Context::begin_capture() {
+  const std::lock_guard<std::mutex> lock(freeing_);
+  capturing_ =
+      cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+  if (!capturing_) cudaGetLastError();
+  return capturing_;
+}
+
+cudaGraph_t Context::end_capture() {
+  const std::lock_guard<std::mutex> lock(freeing_);
+  cudaGraph_t graph = nullptr;
+  if (cudaStreamEndCapture(stream_, &graph) != cudaSuccess) {
+    graph = nullptr;
+    cudaGetLastError();
+  }
+  capturing_ = false;
+  for (void* data : freed_) cudaFreeAsync(data, stream_);
+  freed_.clear();
+  return graph;
 }
 
 Buffer Context::allocate(size_t bytes) {
+  repeats_->refuse();
   return {take(bytes), bytes, [context = shared_from_this()](void* p, size_t size) {
             cudaSetDevice(context->device_);
             context->give_back(p, size);
@@ -118,6 +148,11 @@ Buffer Context::allocate(size_t bytes) {
 }
 
 void Context::upload(void* to, const void* host, size_t bytes) {
+  repeats_->refuse();
+  copy_in(to, host, bytes);
+}
+
+void Context::copy_in(void* to, const void* host, size_t bytes) {
   // Through pinned memory: the copy runs while the next part is being written.
   const char* from = static_cast<const char*>(host);
   for (size_t done = 0; done < bytes;) {
@@ -133,16 +168,23 @@ void Context::upload(void* to, const void* host, size_t bytes) {
 
 void Context::download(void* host, const void* from, size_t bytes) {
   if (bytes == 0) return;
+  repeats_->refuse();
   check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream_), "download");
   synchronize();
 }
 
 void Context::synchronize() {
+  repeats_->refuse();
   check(cudaStreamSynchronize(stream_), "synchronize");
 }
 
 const void* Context::stage(const void* host, size_t bytes) {
   if (bytes == 0) return nullptr;
+  if (repeats_->active()) return repeats_->stage(host, bytes);
+  return stage_in_turn(host, bytes);
+}
+
+const void* Context::stage_in_turn(const void* host, size_t bytes) {
   const size_t at = reserve(bytes);
   std::memcpy(staging_.host + at, host, bytes);
   check(cudaMemcpyAsync(staging_.device + at, staging_.host + at, bytes,
@@ -192,6 +234,7 @@ void Context::grow(size_t bytes) {
 
 void* Context::scratch(size_t bytes) {
   if (bytes <= scratch_bytes_) return scratch_;
+  repeats_->grow();
   give_back(scratch_, scratch_bytes_);
   scratch_ = nullptr;
   scratch_bytes_ = 0;

@@ -9,11 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "backend/backend.h"
 #include "core/buffer.h"
 #include "core/tensor.h"
+#include "cuda/repeats.h"
 
 namespace s2ft::cuda {
 
@@ -37,6 +39,7 @@ class Context : public std::enable_shared_from_this<Context> {
   size_t shared_limit() const { return shared_limit_; }  // bytes a block may ask for
   cudaStream_t stream() const { return stream_; }
   Products& products() { return *products_; }
+  Repeats& repeats() const { return *repeats_; }
 
   /// Device memory, freed in the order of the stream with its last owner, which may
   /// outlive the backend. Throws OUT_OF_MEMORY.
@@ -46,8 +49,9 @@ class Context : public std::enable_shared_from_this<Context> {
   void give_back(void* data, size_t bytes) noexcept;
   DeviceMemory memory() const;
   void reset_peak() { peak_bytes_ = held_bytes_.load(); }
-  /// Copies that are ordered in the stream. upload() leaves the host's bytes free to
-  /// change once it returns; download() waits for its result.
+  /// Copies that are ordered in the stream. upload() and copy_in() leave the host's bytes
+  /// free to change once they return; download() waits for its result.
+  void copy_in(void* to, const void* host, size_t bytes);
   void upload(void* to, const void* host, size_t bytes);
   void download(void* host, const void* from, size_t bytes);
   void synchronize();
@@ -58,11 +62,22 @@ class Context : public std::enable_shared_from_this<Context> {
   const T* to_device(const T* host, int64_t count) {
     return static_cast<const T*>(stage(host, size_t(count) * sizeof(T)));
   }
+  /// The same from the staging memory, whoever asks.
+  const void* stage_in_turn(const void* host, size_t bytes);
+
+  /// What is queued from here on becomes a graph instead of being done; no other thread
+  /// takes part. False where the runtime refuses.
+  bool begin_capture();
+  /// The graph, which is the caller's; null where it cannot be had.
+  cudaGraph_t end_capture();
+
   /// Device memory for one operation: valid for what is launched until the next call.
   /// Throws OUT_OF_MEMORY.
   void* scratch(size_t bytes);
   /// Bytes of scratch and staging that are held now.
-  size_t own_bytes() const { return scratch_bytes_ + 2 * staging_.half_bytes; }
+  size_t own_bytes() const {
+    return scratch_bytes_ + 2 * staging_.half_bytes + repeats_->bytes();
+  }
 
  private:
   // Half of the staging memory: its host side may be written again when `copied` has
@@ -86,10 +101,15 @@ class Context : public std::enable_shared_from_this<Context> {
   size_t shared_limit_ = 0;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Products> products_;
+  std::unique_ptr<Repeats> repeats_;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   // Buffers may die on another thread than the one that works.
   std::atomic<size_t> held_bytes_{0}, peak_bytes_{0};
+  // Memory that is freed while a graph is captured goes afterwards.
+  std::mutex freeing_;
+  bool capturing_ = false;
+  std::vector<void*> freed_;
   Staging staging_;
   std::vector<Staging> outgrown_;  // may still be read by what runs
   Half halves_[2];

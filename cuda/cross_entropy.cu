@@ -14,7 +14,7 @@ constexpr int kThreads = 256;
 template <class D>
 __global__ void cross_entropy_kernel(float* nll, View<D> d, View<float> logits,
                                      const int32_t* targets, int64_t rows, int64_t cols,
-                                     float gradient_scale) {
+                                     const float* gradient_scale) {
   __shared__ float maxima[32];
   __shared__ double sums[32];
   for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
@@ -30,9 +30,9 @@ __global__ void cross_entropy_kernel(float* nll, View<D> d, View<float> logits,
     sum = block_sum(sum, sums);
     if (threadIdx.x == 0) nll[i] = float(log(sum) + (double(max) - double(at_target)));
     if (d.data) {
-      const float total = float(sum), factor = gradient_scale / total;
+      const float total = float(sum), factor = *gradient_scale / total;
       // softmax - 1 at the target, from the f32 probability before any rounding.
-      const float hit = (expf(at_target - max) / total - 1.0f) * gradient_scale;
+      const float hit = (expf(at_target - max) / total - 1.0f) * *gradient_scale;
       D* to = d.at(i, 0);
       for (int64_t begin = 0; begin < cols; begin += kThreads) {
         const int64_t j = begin + threadIdx.x;
@@ -47,20 +47,19 @@ __global__ void cross_entropy_kernel(float* nll, View<D> d, View<float> logits,
 
 }  // namespace
 
-void cross_entropy(Context& context, float* nll, Mat dlogits, Mat logits,
+void cross_entropy(Context& context, Mat nll, Mat dlogits, Mat logits,
                    const int32_t* targets, float gradient_scale) {
   if (logits.rows == 0) return;
-  const size_t bytes = size_t(logits.rows) * sizeof(float);
-  auto* losses = static_cast<float*>(context.scratch(bytes));
   const int32_t* at = context.to_device(targets, logits.rows);
+  // Differs between steps whose shapes do not: it travels with the targets.
+  const float* factor = context.to_device(&gradient_scale, 1);
   const unsigned blocks = unsigned(std::min<int64_t>(logits.rows, 65535));
   with_type(dlogits ? dlogits.dtype : DType::f32, [&](auto* type) {
     using D = Pointed<decltype(type)>;
-    launch(context, cross_entropy_kernel<D>, dim3(blocks), dim3(kThreads), 0, losses,
-           View<D>(dlogits), View<float>(logits), at, logits.rows, logits.cols,
-           gradient_scale);
+    launch(context, cross_entropy_kernel<D>, dim3(blocks), dim3(kThreads), 0,
+           nll.as<float>(), View<D>(dlogits), View<float>(logits), at, logits.rows,
+           logits.cols, factor);
   });
-  context.download(nll, losses, bytes);
 }
 
 }  // namespace s2ft::cuda

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <utility>
@@ -144,7 +145,13 @@ std::unique_ptr<DnnAttention> DnnAttention::open(Context& context) {
   }
 #endif
   Queue queue{[&context](size_t bytes) { return context.scratch(bytes); },
-              [&context] { context.synchronize(); }};
+              [&context] { context.synchronize(); },
+              [&context](const std::vector<uint64_t>& what) {
+                for (uint64_t value : what)
+                  if (!context.repeats().proceed(Repeats::Tag::attention, value))
+                    return false;
+                return true;
+              }};
   return std::make_unique<DnnAttention>(api, handle, std::move(queue));
 }
 
@@ -170,16 +177,33 @@ size_t DnnAttention::workspace_bytes(int64_t tokens, const AttentionShape& shape
   return size_t(delta_bytes(tokens, shape.heads) + plan);
 }
 
-const dnn::ExecutionPlan* DnnAttention::plan(Plans& plans, MakePlan* make,
+const DnnAttention::Plan& DnnAttention::plan(Plans& plans, MakePlan* make,
                                              const DnnShape& shape) {
   const auto known = plans.find(shape);
-  if (known != plans.end()) return known->second.get();
+  if (known != plans.end()) return known->second;
   if (plans.size() >= kMostPlans) {
     // Plans hold the code of what may still run.
     queue_.wait();
     plans.clear();
   }
-  return plans.emplace(shape, make(api_, {handle_, nullptr}, shape)).first->second.get();
+  Plan made{make(api_, {handle_, nullptr}, shape), ++plans_made_};
+  return plans.emplace(shape, std::move(made)).first->second;
+}
+
+void DnnAttention::run(const Plan& plan, std::vector<dnn::Binding> memory,
+                       const std::vector<dnn::Binding>& scalars, float scale,
+                       void* workspace) {
+  if (queue_.proceed) {
+    uint32_t bits;
+    std::memcpy(&bits, &scale, sizeof bits);
+    std::vector<uint64_t> what = {plan.number, bits,
+                                  reinterpret_cast<uint64_t>(workspace)};
+    for (const dnn::Binding& b : memory)
+      what.push_back(reinterpret_cast<uint64_t>(b.data));
+    if (!queue_.proceed(what)) return;
+  }
+  memory.insert(memory.end(), scalars.begin(), scalars.end());
+  plan.plan->run(handle_, memory, workspace);
 }
 
 bool DnnAttention::forward(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences& s,
@@ -187,17 +211,16 @@ bool DnnAttention::forward(Mat o, Mat lse, Mat q, Mat k, Mat v, const Sequences&
   if (!handle_) return false;
   const auto wanted = dnn_shape({q, k, v, o, lse}, s, shape);
   if (!wanted) return false;
-  const dnn::ExecutionPlan* p = plan(forward_, dnn_forward_plan, *wanted);
-  if (!p || p->workspace_bytes() > workspace_bytes(q.rows, shape)) return false;
-  p->run(handle_,
-         {{kQ, from(q, s.q[0])},
-          {kK, from(k, s.k_begin[0])},
-          {kV, from(v, s.k_begin[0])},
-          {kO, from(o, s.q[0])},
-          {kLse, from(lse, s.q[0])},
-          {kScale, &shape.scale},
-          {kLowest, &lowest_}},
-         queue_.scratch(p->workspace_bytes()));
+  const Plan& p = plan(forward_, dnn_forward_plan, *wanted);
+  if (!p.plan || p.plan->workspace_bytes() > workspace_bytes(q.rows, shape)) return false;
+  run(p,
+      {{kQ, from(q, s.q[0])},
+       {kK, from(k, s.k_begin[0])},
+       {kV, from(v, s.k_begin[0])},
+       {kO, from(o, s.q[0])},
+       {kLse, from(lse, s.q[0])}},
+      {{kScale, &shape.scale}, {kLowest, &lowest_}}, shape.scale,
+      queue_.scratch(p.plan->workspace_bytes()));
   return true;
 }
 
@@ -209,26 +232,25 @@ bool DnnAttention::backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v
   if (!wanted || wanted->batch * wanted->heads * wanted->tokens * wanted->tokens * 2 >
                      kMostWorkspace)
     return false;
-  const dnn::ExecutionPlan* p = plan(backward_, dnn_backward_plan, *wanted);
+  const Plan& p = plan(backward_, dnn_backward_plan, *wanted);
   const size_t delta = size_t(delta_bytes(q.rows, shape.heads));
-  if (!p || delta + p->workspace_bytes() > workspace_bytes(q.rows, shape)) return false;
+  const size_t bytes = p.plan ? p.plan->workspace_bytes() : 0;
+  if (!p.plan || delta + bytes > workspace_bytes(q.rows, shape)) return false;
+  auto* scratch = static_cast<char*>(queue_.scratch(delta + bytes));
   const float one = 1;
-  auto* scratch = static_cast<char*>(queue_.scratch(delta + p->workspace_bytes()));
-  p->run(handle_,
-         {{kQ, from(q, s.q[0])},
-          {kK, from(k, s.k_begin[0])},
-          {kV, from(v, s.k_begin[0])},
-          {kO, from(o, s.q[0])},
-          {kLse, from(lse, s.q[0])},
-          {kDo, from(d_o, s.q[0])},
-          {kDq, from(dq, s.q[0])},
-          {kDk, from(dk, s.k_begin[0])},
-          {kDv, from(dv, s.k_begin[0])},
-          {kDelta, scratch},
-          {kScale, &shape.scale},
-          {kOne, &one},
-          {kLowest, &lowest_}},
-         scratch + delta);
+  run(p,
+      {{kQ, from(q, s.q[0])},
+       {kK, from(k, s.k_begin[0])},
+       {kV, from(v, s.k_begin[0])},
+       {kO, from(o, s.q[0])},
+       {kLse, from(lse, s.q[0])},
+       {kDo, from(d_o, s.q[0])},
+       {kDq, from(dq, s.q[0])},
+       {kDk, from(dk, s.k_begin[0])},
+       {kDv, from(dv, s.k_begin[0])},
+       {kDelta, scratch}},
+      {{kScale, &shape.scale}, {kOne, &one}, {kLowest, &lowest_}}, shape.scale,
+      scratch + delta);
   return true;
 }
 

@@ -58,6 +58,9 @@ class DnnAttention {
     std::function<void*(size_t bytes)> scratch;
     /// Returns when all that was queued has run.
     std::function<void()> wait;
+    /// Whether a plan is to be run now, by all that this depends on (Repeats). Where
+    /// there is none, it always is.
+    std::function<bool(const std::vector<uint64_t>& what)> proceed;
   };
 
   /// Owns the handle, whose work goes into the queue.
@@ -81,19 +84,26 @@ class DnnAttention {
                 const Sequences&, const AttentionShape&);
 
  private:
-  // A null plan is one that the library does not have.
-  using Plans = std::map<DnnShape, std::unique_ptr<dnn::ExecutionPlan>>;
+  struct Plan {
+    std::unique_ptr<dnn::ExecutionPlan> plan;  // null: the library has none
+    uint64_t number = 0;                       // of no other plan
+  };
+  using Plans = std::map<DnnShape, Plan>;
   using MakePlan = std::unique_ptr<dnn::ExecutionPlan>(const dnn::Api&,
                                                        const dnn::Device&,
                                                        const DnnShape&);
 
-  const dnn::ExecutionPlan* plan(Plans& plans, MakePlan* make, const DnnShape& shape);
+  const Plan& plan(Plans& plans, MakePlan* make, const DnnShape& shape);
+  /// `memory` is on the device, the scalars are not; one of them is `scale`.
+  void run(const Plan& plan, std::vector<dnn::Binding> memory,
+           const std::vector<dnn::Binding>& scalars, float scale, void* workspace);
 
   dnn::Api api_;
   dnn::Handle handle_;
   Queue queue_;
   float lowest_ = 0;  // the score of a key that a query does not see
   Plans forward_, backward_;
+  uint64_t plans_made_ = 0;
 };
 
 }  // namespace s2ft::cuda

@@ -47,17 +47,19 @@ struct Dropout {
   View<Y> y;
   View<X> x;
   int64_t cols;  // of a row, for the element's index
-  uint32_t key0, key1, threshold;
+  const CounterHash* hash;
+  uint32_t threshold;
   float factor;
   template <int V>
   __device__ void apply(int64_t i, int64_t j) const {
     Floats<V> out = load<V>(x.at(i, j));
+    const uint32_t key0 = hash->key0, key1 = hash->key1;
     for (int k = 0; k < V; ++k) {
       const uint64_t index = uint64_t(i * cols + j + k);
       const uint32_t low = uint32_t(index), high = uint32_t(index >> 32);
       // CounterHash of core/rng.h.
-      const uint32_t hash = mix(mix(low ^ key0) ^ (high * 0x9e3779b9u) ^ key1);
-      out.v[k] = hash >= threshold ? out.v[k] * factor : 0.0f;
+      const uint32_t drawn = mix(mix(low ^ key0) ^ (high * 0x9e3779b9u) ^ key1);
+      out.v[k] = drawn >= threshold ? out.v[k] * factor : 0.0f;
     }
     store<V>(y.at(i, j), out);
   }
@@ -83,6 +85,7 @@ void pairwise(Context& context, Mat y, Mat x) {
 void zero(Context& context, Mat y) {
   if (y.count() == 0) return;
   const size_t size = dtype_size(y.dtype);
+  if (!context.repeats().proceed(Repeats::Tag::zero, y)) return;
   check(cudaMemset2DAsync(y.data, size_t(y.ld) * size, 0, size_t(y.cols) * size,
                           size_t(y.rows), context.stream()),
         "zero");
@@ -113,13 +116,15 @@ void add_bias(Context& context, Mat y, Mat bias) {
 }
 
 void dropout(Context& context, Mat y, Mat x, float p, uint64_t seed) {
+  // Changes from step to step: it travels with the indices.
   const CounterHash hash(seed);
+  const CounterHash* on_device = context.to_device(&hash, 1);
   // Kept when the hash is at least p * 2^32; p is below 1.
   const uint32_t threshold = uint32_t(double(p) * 4294967296.0);
   with_types(y.dtype, x.dtype, [&](auto* to, auto* from) {
     spans(context, y.rows, y.cols, vectors(y) && vectors(x),
           Dropout<Pointed<decltype(to)>, Pointed<decltype(from)>>{
-              y, x, y.cols, hash.key0, hash.key1, threshold, 1.0f / (1.0f - p)});
+              y, x, y.cols, on_device, threshold, 1.0f / (1.0f - p)});
   });
 }
 

@@ -4,6 +4,19 @@
 
 #include "cuda/context.h"
 
+namespace s2ft::cuda {
+
+/// Whether a kernel is to be started now (Repeats).
+template <class... P>
+bool proceed(const Context& context, void (*kernel)(P...), dim3 grid, dim3 block,
+             size_t shared, const P&... parameters) {
+  Repeats& repeats = context.repeats();
+  return !repeats.active() || repeats.proceed(reinterpret_cast<const void*>(kernel), grid,
+                                              block, shared, parameters...);
+}
+
+}  // namespace s2ft::cuda
+
 #ifdef S2FT_CUDA_EMULATION
 #include "cuda/emulation/launch.h"
 #else
@@ -21,6 +34,7 @@ template <class... P, class... A>
 void launch(const Context& context, void (*kernel)(P...), dim3 grid, dim3 block,
             size_t shared, A... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (!proceed<P...>(context, kernel, grid, block, shared, P(args)...)) return;
   if (shared > 48 * 1024) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                int(shared)),

@@ -98,15 +98,15 @@ __global__ void softmax_block_kernel(View<T> terms, View<float> logits, View<flo
 template <class T>
 __global__ void finish_kernel(View<T> dx, View<float> total, View<T> w,
                               const int32_t* targets, int64_t rows, int64_t width,
-                              float gradient_scale, Rows state) {
+                              const float* gradient_scale, Rows state) {
   for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
     const double exact_sum = state.sum[i];
     const float max = state.max[i], target = state.target[i], sum = float(exact_sum);
     if (threadIdx.x == 0)
       state.nll[i] = float(log(exact_sum) + (double(max) - double(target)));
     if (!dx.data) continue;
-    const float at_target = (expf(target - max) / sum - 1.0f) * gradient_scale;
-    const float share = gradient_scale / sum;
+    const float at_target = (expf(target - max) / sum - 1.0f) * *gradient_scale;
+    const float share = *gradient_scale / sum;
     const T* row = w.at(targets[i], 0);
     for (int64_t j = threadIdx.x; j < width; j += kThreads)
       *dx.at(i, j) = from_f32<T>(to_f32(row[j]) * at_target + *total.at(i, j) * share);
@@ -117,26 +117,26 @@ __global__ void finish_kernel(View<T> dx, View<float> total, View<T> w,
 
 size_t linear_cross_entropy_scratch(int64_t rows, int64_t width, int64_t vocabulary) {
   Arena arena;
-  arena.take(size_t(rows) * sizeof(float));
   // bf16 needs the more: f32 terms take the place of their logits.
   place(arena, rows_at_once(rows), width, block_columns(vocabulary), DType::bf16);
   return arena.peak();
 }
 
-void linear_cross_entropy(Context& context, float* nll, Mat dx, Mat x, Mat w,
+void linear_cross_entropy(Context& context, Mat nll, Mat dx, Mat x, Mat w,
                           const int32_t* targets, float gradient_scale, void* scratch) {
   if (x.rows == 0) return;
   const int64_t step = rows_at_once(x.rows), columns = block_columns(w.rows);
   Arena arena(scratch);
-  auto* losses = static_cast<float*>(arena.take(size_t(x.rows) * sizeof(float)));
   const Scratch s = place(arena, step, x.cols, columns, x.dtype);
   const int32_t* at = context.to_device(targets, x.rows);
+  // Differs between steps whose shapes do not: it travels with the targets.
+  const float* factor = context.to_device(&gradient_scale, 1);
   for (int64_t i = 0; i < x.rows; i += step) {
     const int64_t n = std::min(step, x.rows - i);
     const Mat rows = x.row_range(i, n);
     const Mat total = dx ? s.total.row_range(0, n) : Mat{};
     Rows state = s.rows;
-    state.nll = losses + i;
+    state.nll = nll.as<float>() + i;
     for (int64_t v = 0; v < w.rows; v += columns) {
       const int64_t m = std::min(columns, w.rows - v);
       const Mat block = w.row_range(v, m);
@@ -155,10 +155,9 @@ void linear_cross_entropy(Context& context, float* nll, Mat dx, Mat x, Mat w,
       using T = Pointed<decltype(type)>;
       launch(context, finish_kernel<T>, dim3(unsigned(n)), dim3(kThreads), 0,
              View<T>(dx ? dx.row_range(i, n) : Mat{}), View<float>(total), View<T>(w),
-             at + i, n, x.cols, gradient_scale, state);
+             at + i, n, x.cols, factor, state);
     });
   }
-  context.download(nll, losses, size_t(x.rows) * sizeof(float));
 }
 
 }  // namespace s2ft::cuda

@@ -8,6 +8,7 @@
 namespace s2ft {
 struct AdamW;
 struct AdapterRows;
+struct Clipping;
 }  // namespace s2ft
 
 namespace s2ft::cuda {
@@ -32,8 +33,7 @@ void permute_cols(Context&, Mat x, const int32_t* order);
 void sum_rows(Context&, Mat sum, Mat x);
 void dot_cols(Context&, Mat sum, Mat x, Mat y);
 void dot_rows(Context&, Mat dot, Mat x, Mat y);
-/// Over all matrices; waits for the result.
-double sum_of_squares(Context&, const Mat* x, int count);
+void sum_of_squares(Context&, double* sum, const Mat* x, int count);
 // vectors.cu
 void scale_cols(Context&, Mat y, Mat x, Mat factors, bool accumulate);
 void inverse_sqrt(Context&, Mat y, Mat x);
@@ -53,15 +53,15 @@ void rope(Context&, Mat x, const int32_t* positions, Mat cos, Mat sin, int head_
 void swiglu(Context&, Mat h, Mat gate, Mat up);
 void swiglu_backward(Context&, Mat gate, Mat up, Mat dh);
 // cross_entropy.cu
-void cross_entropy(Context&, float* nll, Mat dlogits, Mat logits, const int32_t* targets,
+void cross_entropy(Context&, Mat nll, Mat dlogits, Mat logits, const int32_t* targets,
                    float gradient_scale);
 // linear_cross_entropy.cu
 size_t linear_cross_entropy_scratch(int64_t rows, int64_t width, int64_t vocabulary);
-void linear_cross_entropy(Context&, float* nll, Mat dx, Mat x, Mat w,
-                          const int32_t* targets, float gradient_scale, void* scratch);
+void linear_cross_entropy(Context&, Mat nll, Mat dx, Mat x, Mat w, const int32_t* targets,
+                          float gradient_scale, void* scratch);
 // adapters.cu
 void add_adapters(Context&, Mat y, Mat x, const AdapterRows* groups, int count);
 // adamw.cu
-void adamw(Context&, const AdamW* updates, int count);
+void adamw(Context&, const AdamW* updates, int count, Clipping clipping);
 
 }  // namespace s2ft::cuda

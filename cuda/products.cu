@@ -173,6 +173,9 @@ bool Products::by_library(Mat c, Mat a, bool transpose_a, Mat b, bool transpose_
   const Plan& p = plan(key, c, a, transpose_a, b, transpose_b);
   if (!p.possible) return false;
   if (!workspace_) workspace_ = context_.take(kWorkspaceBytes);
+  if (!context_.repeats().proceed(Repeats::Tag::product, &p, c, a, transpose_a, b,
+                                  transpose_b, beta, workspace_))
+    return true;
   const float alpha = 1;
   require(api_.matmul(handle_, p.descriptor, &alpha, b.data, p.a, a.data, p.b, &beta,
                       c.data, p.c, c.data, p.c, &p.algorithm, workspace_, kWorkspaceBytes,

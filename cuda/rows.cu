@@ -77,16 +77,18 @@ struct AddCols {
   }
 };
 
-/// Row i of the loop is the i-th distinct target; its sources add up in their order.
+/// Row i of the loop is the i-th distinct target, if there are so many; its sources add
+/// up in their order.
 template <class Y, class X>
 struct ScatterAddRows {
   View<Y> y;
   View<X> x;
-  const int32_t* targets;  // [distinct]
-  const int32_t* begins;   // [distinct + 1] into sources
+  const int32_t* targets;  // [rows] -1 where there are fewer
+  const int32_t* begins;   // [rows + 1] into sources
   const int32_t* sources;
   template <int V>
   __device__ void apply(int64_t i, int64_t j) const {
+    if (targets[i] < 0) return;
     Y* to = y.at(targets[i], j);
     Floats<V> sum = load<V>(to);
     for (int32_t s = begins[i]; s < begins[i + 1]; ++s) {
@@ -154,13 +156,14 @@ void scatter_add_rows(Context& context, Mat y, Mat x, const int32_t* rows) {
     targets.push_back(rows[sources[s]]);
     begins.push_back(int32_t(s));
   }
-  begins.push_back(int32_t(sources.size()));
-  const int64_t distinct = int64_t(targets.size());
-  const int32_t* to = context.to_device(targets.data(), distinct);
-  const int32_t* at = context.to_device(begins.data(), distinct + 1);
+  // As many for every content, so that batches of one shape are one launch (Repeats).
+  targets.resize(sources.size(), -1);
+  begins.resize(sources.size() + 1, int32_t(sources.size()));
+  const int32_t* to = context.to_device(targets.data(), x.rows);
+  const int32_t* at = context.to_device(begins.data(), x.rows + 1);
   const int32_t* from = context.to_device(sources.data(), x.rows);
   with_types(y.dtype, x.dtype, [&](auto* a, auto* b) {
-    spans(context, distinct, x.cols, vectors(y) && vectors(x),
+    spans(context, x.rows, x.cols, vectors(y) && vectors(x),
           ScatterAddRows<Pointed<decltype(a)>, Pointed<decltype(b)>>{y, x, to, at, from});
   });
 }

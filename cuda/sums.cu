@@ -129,7 +129,7 @@ void dot_rows(Context& context, Mat dot, Mat x, Mat y) {
   });
 }
 
-double sum_of_squares(Context& context, const Mat* x, int count) {
+void sum_of_squares(Context& context, double* sum, const Mat* x, int count) {
   std::vector<Squared> matrices;
   int64_t chunks = 0;
   for (int i = 0; i < count; ++i) {
@@ -138,18 +138,14 @@ double sum_of_squares(Context& context, const Mat* x, int count) {
                         x[i].count(), chunks, x[i].dtype == DType::bf16});
     chunks += (x[i].count() + kChunk - 1) / kChunk;
   }
-  if (chunks == 0) return 0;
+  if (chunks == 0) return zero(context, mat(sum, DType::f32, 1, 2));
   const Squared* table = context.to_device(matrices.data(), int64_t(matrices.size()));
-  auto* partial =
-      static_cast<double*>(context.scratch(size_t(chunks + 1) * sizeof(double)));
+  auto* partial = static_cast<double*>(context.scratch(size_t(chunks) * sizeof(double)));
   const unsigned blocks = unsigned(std::min<int64_t>(chunks, 1 << 16));
   launch(context, squares_kernel, dim3(blocks), dim3(kSquareThreads), 0, partial, table,
          int(matrices.size()), chunks);
-  launch(context, total_kernel, dim3(1), dim3(kSquareThreads), 0, partial + chunks,
+  launch(context, total_kernel, dim3(1), dim3(kSquareThreads), 0, sum,
          static_cast<const double*>(partial), chunks);
-  double total = 0;
-  context.download(&total, partial + chunks, sizeof total);
-  return total;
 }
 
 }  // namespace s2ft::cuda

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -68,6 +69,16 @@ struct AdamW {
   int64_t step;          // 1-based, for bias correction
 };
 
+/// What holds for all updates of a step alike, from numbers in the backend's memory.
+struct Clipping {
+  // [2] sum_of_squares() of all gradients, and of what else has to be finite. Empty:
+  // every update is made as it is. Else none is made unless both are finite, and
+  // gradients are scaled by min(1, max_norm / (norm + 1e-6)), as by
+  // torch.nn.utils.clip_grad_norm_.
+  const double* squares = nullptr;
+  double max_norm = 0;  // 0: no scaling
+};
+
 /// Memory of a device of its own; all zero where that is the host's.
 struct DeviceMemory {
   size_t total = 0;
@@ -86,7 +97,8 @@ class Backend {
   virtual int threads() const = 0;
 
   // -- memory ---------------------------------------------------------------------
-  /// Uninitialised, 64-byte aligned. Throws OUT_OF_MEMORY with the size asked for.
+  /// Uninitialised, 64-byte aligned; may be let go while queued operations still use it.
+  /// Throws OUT_OF_MEMORY with the size asked for.
   virtual Buffer allocate(size_t bytes) = 0;
   /// Whether that is the host's memory: operations then read the host's where it lies.
   virtual bool host_memory() const { return false; }
@@ -99,6 +111,16 @@ class Backend {
   /// tokens with such attention: product scratch, attention scratch, code. For the memory
   /// plan.
   virtual size_t workspace_bytes(int64_t tokens, const AttentionShape& shape) const = 0;
+
+  // -- repeats --------------------------------------------------------------------
+  /// Runs body(), which queues operations. A body that has come with this key before most
+  /// likely asks for the same ones on the same memory, with other indices, and reads
+  /// nothing back: a device may then start all of them at once. Therefore body may be run
+  /// more than once, all but the last time without effect on the device.
+  virtual void repeat(uint64_t key, const std::function<void()>& body) {
+    (void)key;
+    body();
+  }
 
   // -- moving ---------------------------------------------------------------------
   virtual void zero(Mat y) = 0;
@@ -189,11 +211,11 @@ class Backend {
   virtual void attention_backward(Mat dq, Mat dk, Mat dv, Mat d_o, Mat q, Mat k, Mat v,
                                   Mat o, Mat lse, const Sequences& sequences,
                                   const AttentionShape& shape) = 0;
-  /// nll[i] = -log softmax(logits[i])[target[i]] (host, f32). When dlogits is given,
-  /// dlogits = (softmax - onehot) * gradient_scale; it may be `logits` itself, or a bf16
-  /// view that starts at the same address with twice the ld (in place).
-  /// logits (n, vocabulary, f32)
-  virtual void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
+  /// nll[i] = -log softmax(logits[i])[target[i]]. When dlogits is given, dlogits =
+  /// (softmax - onehot) * gradient_scale; it may be `logits` itself, or a bf16 view that
+  /// starts at the same address with twice the ld (in place).
+  /// nll (1, n, f32), logits (n, vocabulary, f32)
+  virtual void cross_entropy(Mat nll, Mat dlogits, Mat logits, const int32_t* targets,
                              float gradient_scale) = 0;
   /// Bytes of scratch that linear_cross_entropy takes for inputs of such a shape.
   virtual size_t linear_cross_entropy_scratch(int64_t rows, int64_t width,
@@ -201,11 +223,10 @@ class Backend {
   /// The same loss of the logits x w^T, which exist a block of the vocabulary at a time
   /// only, and dx = its gradient by x, for a w that does not train:
   ///   dx = (softmax(x w^T) - onehot) w * gradient_scale
-  /// dx, where given, may be x; scratch is device memory.   x, dx (n, d), w (vocabulary,
-  /// d)
-  virtual void linear_cross_entropy(float* nll, Mat dx, Mat x, Mat w,
-                                    const int32_t* targets, float gradient_scale,
-                                    void* scratch) = 0;
+  /// dx, where given, may be x; scratch is the backend's memory.
+  /// nll (1, n, f32), x, dx (n, d), w (vocabulary, d)
+  virtual void linear_cross_entropy(Mat nll, Mat dx, Mat x, Mat w, const int32_t* targets,
+                                    float gradient_scale, void* scratch) = 0;
   /// y = x * keep / (1 - p); keep is a pure function of (seed, element index), so the
   /// backward pass repeats it. y may be x.
   virtual void dropout(Mat y, Mat x, float p, uint64_t seed) = 0;
@@ -227,12 +248,11 @@ class Backend {
   virtual void scatter_elements(Mat y, Mat x, const int32_t* index) = 0;
 
   // -- optimizer ------------------------------------------------------------------
-  virtual void adamw(const AdamW* updates, int count) = 0;
-  void adamw(const AdamW& update) { adamw(&update, 1); }
-  /// Sum of squares over all of them in double, the same for the same input and thread
-  /// count.
-  virtual double sum_of_squares(const Mat* x, int count) = 0;
-  double sum_of_squares(Mat x) { return sum_of_squares(&x, 1); }
+  virtual void adamw(const AdamW* updates, int count, Clipping clipping) = 0;
+  void adamw(const AdamW& update) { adamw(&update, 1, {}); }
+  /// *sum, in the backend's memory, = the sum of squares over all of them, in double, the
+  /// same for the same input and thread count.
+  virtual void sum_of_squares(double* sum, const Mat* x, int count) = 0;
 };
 
 }  // namespace s2ft

@@ -5,6 +5,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "cpu/cpu_info.h"
@@ -182,19 +183,19 @@ class CpuBackend final : public Backend {
     kernels_.attention_backward(dq, dk, dv, d_o, q, k, v, o, lse, sequences, shape,
                                 scratch.data());
   }
-  void cross_entropy(float* nll, Mat dlogits, Mat logits, const int32_t* targets,
+  void cross_entropy(Mat nll, Mat dlogits, Mat logits, const int32_t* targets,
                      float gradient_scale) override {
     const ThreadScope scope(threads_);
-    kernels_.cross_entropy(nll, dlogits, logits, targets, gradient_scale);
+    kernels_.cross_entropy(nll.as<float>(), dlogits, logits, targets, gradient_scale);
   }
   size_t linear_cross_entropy_scratch(int64_t rows, int64_t width,
                                       int64_t vocabulary) const override {
     return s2ft::linear_cross_entropy_scratch(rows, width, vocabulary);
   }
-  void linear_cross_entropy(float* nll, Mat dx, Mat x, Mat w, const int32_t* targets,
+  void linear_cross_entropy(Mat nll, Mat dx, Mat x, Mat w, const int32_t* targets,
                             float gradient_scale, void* scratch) override {
     const ThreadScope scope(threads_);
-    s2ft::linear_cross_entropy(products_, kernels_, nll, dx, x, w, targets,
+    s2ft::linear_cross_entropy(products_, kernels_, nll.as<float>(), dx, x, w, targets,
                                gradient_scale, scratch);
   }
   void dropout(Mat y, Mat x, float p, uint64_t seed) override {
@@ -227,17 +228,27 @@ class CpuBackend final : public Backend {
     kernels_.scatter_elements(y, x, index);
   }
 
-  void adamw(const AdamW* updates, int count) override {
+  void adamw(const AdamW* updates, int count, Clipping clipping) override {
     const ThreadScope scope(threads_);
-    for (int i = 0; i < count; ++i) kernels_.adamw(updates[i]);
+    float factor = 1;
+    if (clipping.squares) {
+      const double norm = std::sqrt(clipping.squares[0]);
+      if (!std::isfinite(norm) || !std::isfinite(clipping.squares[1])) return;
+      if (clipping.max_norm > 0)
+        factor = float(std::min(1.0, clipping.max_norm / (norm + 1e-6)));
+    }
+    for (int i = 0; i < count; ++i) {
+      AdamW update = updates[i];
+      update.gradient_scale *= factor;
+      kernels_.adamw(update);
+    }
   }
-  double sum_of_squares(const Mat* x, int count) override {
+  void sum_of_squares(double* sum, const Mat* x, int count) override {
     const ThreadScope scope(threads_);
     auto scratch = per_thread(sizeof(double));
-    double sum = 0;
+    *sum = 0;
     for (int i = 0; i < count; ++i)
-      sum += kernels_.sum_of_squares(x[i], scratch.as<double>());
-    return sum;
+      *sum += kernels_.sum_of_squares(x[i], scratch.as<double>());
   }
 
  private:

@@ -152,6 +152,7 @@ Activations lay_out(Model& model, const ActivationRequest& r, Arena& arena) {
 
   place_parts(model, r, arena);
   a.head_rows = arena.matrix(t, padded_tokens(r.trained), c.hidden_size);
+  a.nll = arena.matrix(DType::f32, 1, padded_tokens(r.trained));
   if (r.training) a.d_head_rows = a.head_rows;
   return a;
 }

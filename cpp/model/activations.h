@@ -37,6 +37,7 @@ struct Activations {
   // Loss head.
   Mat head_rows;    // (N, d) last hidden states of the rows that predict
   Mat head_normed;  // (N, d), or (chunk, d) beside logits
+  Mat nll;          // (1, N) f32 losses
   Mat logits;       // (chunk, vocabulary) f32; only where asked for or the head trains
   void* head_scratch = nullptr;  // the loss without logits
   Mat d_head_rows;               // (N, d)

@@ -42,6 +42,9 @@ struct Batch {
   int sample_of(int32_t row) const;
 };
 
+/// The same for batches whose passes are the same operations over other tokens.
+uint64_t shape_key(const Batch& batch);
+
 /// Rows a batch of this many tokens is filled up to: 16 sizes an octave, at most 63 rows
 /// more. Product libraries compile a kernel for every new shape, which can take as long
 /// as a step; batches of true lengths would bring a new one every time.

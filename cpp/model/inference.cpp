@@ -79,16 +79,20 @@ std::vector<std::vector<float>> score(Model& model, const std::vector<Sample>& s
   const Pass pass{model,  batch,  session.activations, false, nullptr, nullptr,
                   cancel, nullptr};
   forward(pass);
-  const HeadResult head = loss_head(pass, 0);
+  loss_head(pass, 0);
+  std::vector<float> nll(batch.targets.size());
+  model.backend->download(nll.data(), session.activations.nll.data,
+                          nll.size() * sizeof(float));
+  require_finite(batch, nll.data());
   for (size_t i = 0; i < labels; ++i) {
     const int32_t row = batch.target_rows[i];
     const int sample = batch.sample_of(row);
-    out[sample][size_t(row - batch.begins[sample])] = -head.nll[i];
+    out[sample][size_t(row - batch.begins[sample])] = -nll[i];
   }
   size_t next = labels;
   for (size_t s = 0; s < candidates.size(); ++s)
     for (size_t c = 0; c < candidates[s].size(); ++c)
-      out[s][size_t(samples[s].length - 1) + c] = -head.nll[next++];
+      out[s][size_t(samples[s].length - 1) + c] = -nll[next++];
   return out;
 }
 

@@ -31,20 +31,9 @@ Mat gradient_view(Mat logits, DType dtype) {
   return {logits.data, dtype, logits.rows, logits.cols, 2 * logits.ld};
 }
 
-void check_finite(const Pass& pass, const std::vector<float>& nll, int64_t begin,
-                  int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    if (std::isfinite(nll[i])) continue;
-    const int sample = pass.batch.sample_of(pass.batch.target_rows[i]);
-    throw NonFiniteRow("loss is " + std::to_string(nll[i]) + " in sample " +
-                           std::to_string(sample) + " of the micro-batch",
-                       sample);
-  }
-}
-
 /// Losses of rows [i, i + n) by way of their logits, which a head that trains needs.
 void losses_and_logits(const Pass& pass, Mat rows, Mat normed, int64_t i,
-                       float gradient_scale, HeadResult& result) {
+                       float gradient_scale) {
   Model& model = pass.model;
   Backend& backend = *model.backend;
   const Activations& a = pass.activations;
@@ -54,7 +43,7 @@ void losses_and_logits(const Pass& pass, Mat rows, Mat normed, int64_t i,
   const Mat padded_logits = rows_of(a.logits, padded);
   backend.matmul(padded_logits, padded_normed, false, model.head.value, true, 0);
   const Mat d_logits = gradient_scale != 0 ? gradient_view(logits, model.dtype) : Mat{};
-  backend.cross_entropy(result.nll.data() + i, d_logits, logits,
+  backend.cross_entropy(a.nll.col_range(i, rows.rows), d_logits, logits,
                         pass.batch.targets.data() + i, gradient_scale);
   if (!d_logits) return;
   if (Parameter* head = model.head.parameter) {
@@ -66,15 +55,13 @@ void losses_and_logits(const Pass& pass, Mat rows, Mat normed, int64_t i,
 
 }  // namespace
 
-HeadResult loss_head(const Pass& pass, float gradient_scale) {
+void loss_head(const Pass& pass, float gradient_scale) {
   Model& model = pass.model;
   Backend& backend = *model.backend;
   Activations& a = pass.activations;
   const Batch& b = pass.batch;
   const int64_t n = int64_t(b.targets.size());
   const bool with_gradient = gradient_scale != 0;
-  HeadResult result;
-  result.nll.resize(n);
   backend.gather_rows(rows_of(a.head_rows, n), rows_of(a.output, b.size()),
                       b.target_rows.data());
   for (int64_t i = 0; i < n; i += a.head_chunk) {
@@ -83,13 +70,12 @@ HeadResult loss_head(const Pass& pass, float gradient_scale) {
     const Mat rows = a.head_rows.row_range(i, m);
     const Mat normed = normed_chunk(pass, rows);
     if (a.logits) {
-      losses_and_logits(pass, rows, normed, i, gradient_scale, result);
+      losses_and_logits(pass, rows, normed, i, gradient_scale);
     } else {
-      backend.linear_cross_entropy(result.nll.data() + i, with_gradient ? normed : Mat{},
+      backend.linear_cross_entropy(a.nll.col_range(i, m), with_gradient ? normed : Mat{},
                                    normed, model.head.value, b.targets.data() + i,
                                    gradient_scale, a.head_scratch);
     }
-    check_finite(pass, result.nll, i, i + m);
     if (!with_gradient) continue;
     Parameter* norm = model.final_norm.parameter;
     backend.rms_norm_backward(normed, false, norm ? norm->gradient : Mat{}, normed, rows,
@@ -101,7 +87,16 @@ HeadResult loss_head(const Pass& pass, float gradient_scale) {
     backend.zero(d_stream);
     backend.scatter_add_rows(d_stream, rows_of(a.d_head_rows, n), b.target_rows.data());
   }
-  return result;
+}
+
+void require_finite(const Batch& batch, const float* nll) {
+  for (size_t i = 0; i < batch.targets.size(); ++i) {
+    if (std::isfinite(nll[i])) continue;
+    const int sample = batch.sample_of(batch.target_rows[i]);
+    throw NonFiniteRow("loss is " + std::to_string(nll[i]) + " in sample " +
+                           std::to_string(sample) + " of the micro-batch",
+                       sample);
+  }
 }
 
 namespace {
@@ -136,17 +131,24 @@ void logits_of_rows(const Pass& pass, const std::vector<int32_t>& rows, float* o
     backend.download(out + i * vocab, logits.data,
                      size_t(logits.count()) * sizeof(float));
     if (!normalizers) return;
-    // log sum exp = -log p(any token) + its logit
-    backend.cross_entropy(normalizers + i, Mat{}, logits, first.data() + i, 0);
-    for (int64_t r = i; r < i + logits.rows; ++r) normalizers[r] += out[r * vocab];
+    const Mat nll = pass.activations.nll.col_range(i, logits.rows);
+    backend.cross_entropy(nll, Mat{}, logits, first.data() + i, 0);
   });
+  if (!normalizers) return;
+  // log sum exp = -log p(any token) + its logit
+  backend.download(normalizers, pass.activations.nll.data, rows.size() * sizeof(float));
+  for (size_t r = 0; r < rows.size(); ++r) normalizers[r] += out[int64_t(r) * vocab];
 }
 
 void losses_of_rows(const Pass& pass, const std::vector<int32_t>& rows,
                     const std::vector<int32_t>& targets, float* out) {
+  Backend& backend = *pass.model.backend;
+  const Mat nll = pass.activations.nll;
   each_logits_chunk(pass, rows, [&](int64_t i, Mat logits) {
-    pass.model.backend->cross_entropy(out + i, Mat{}, logits, targets.data() + i, 0);
+    backend.cross_entropy(nll.col_range(i, logits.rows), Mat{}, logits,
+                          targets.data() + i, 0);
   });
+  backend.download(out, nll.data, rows.size() * sizeof(float));
 }
 
 }  // namespace s2ft

@@ -42,11 +42,6 @@ struct Pass {
 /// Fills activations up to `output`. Throws CANCELLED.
 void forward(const Pass& pass);
 
-/// What the loss head computes for the rows that predict.
-struct HeadResult {
-  std::vector<float> nll;  // [N] -log p(target)
-};
-
 /// A predicting row whose loss is not a finite number.
 struct NonFiniteRow : Error {
   NonFiniteRow(const std::string& message, int sample_index)
@@ -54,10 +49,13 @@ struct NonFiniteRow : Error {
   int sample;
 };
 
-/// Negative log-likelihoods of batch.targets from `output`. With `gradient_scale` != 0
-/// also the gradient of gradient_scale * sum(nll) into d_stream (and the head's and final
-/// norm's parameters). Throws NonFiniteRow.
-HeadResult loss_head(const Pass& pass, float gradient_scale);
+/// Negative log-likelihoods of batch.targets from `output`, into activations.nll. With
+/// `gradient_scale` != 0 also the gradient of gradient_scale * sum(nll) into d_stream
+/// (and the head's and final norm's parameters).
+void loss_head(const Pass& pass, float gradient_scale);
+
+/// Looks at the losses of batch.targets. Throws NonFiniteRow.
+void require_finite(const Batch& batch, const float* nll);
 
 /// Logits of the given rows of `output`, to host. With `normalizers` [n] also the
 /// logarithms of the sums of their exponentials.   out [n * vocabulary]

@@ -166,10 +166,10 @@ void OpGroupBuilder::elementwise() {
     d_logits = {logits.data, s.dtype, rows, s.vocab, 2 * s.vocab};
   auto targets = std::make_shared<std::vector<int32_t>>(size_t(rows));
   for (int32_t& target : *targets) target = int32_t(rng_.below(uint64_t(s.vocab)));
-  auto nll = std::make_shared<std::vector<float>>(size_t(rows));
+  const Mat nll = empty(DType::f32, 1, rows);
   op("cross_entropy", 0, bytes_of(logits) + bytes_of(d_logits),
      [b, nll, d_logits, logits, targets] {
-       b->cross_entropy(nll->data(), d_logits, logits, targets->data(), 1e-3f);
+       b->cross_entropy(nll, d_logits, logits, targets->data(), 1e-3f);
      })
       .prepare = [b, logits, fresh] { b->copy(logits, fresh); };
 
@@ -179,11 +179,11 @@ void OpGroupBuilder::elementwise() {
       empty(DType::f32, 1, int64_t(b->linear_cross_entropy_scratch(t, d, s.vocab) / 4));
   auto all_targets = std::make_shared<std::vector<int32_t>>(size_t(t));
   for (int32_t& target : *all_targets) target = int32_t(rng_.below(uint64_t(s.vocab)));
-  auto all_nll = std::make_shared<std::vector<float>>(size_t(t));
+  const Mat all_nll = empty(DType::f32, 1, t);
   op("linear_cross_entropy", 4.0 * double(t) * double(s.vocab) * double(d),
      bytes_of(head), [b, all_nll, d_hidden, hidden, head, all_targets, scratch] {
-       b->linear_cross_entropy(all_nll->data(), d_hidden, hidden, head,
-                               all_targets->data(), 1e-3f, scratch.data);
+       b->linear_cross_entropy(all_nll, d_hidden, hidden, head, all_targets->data(),
+                               1e-3f, scratch.data);
      });
 
   const Mat gate = weight(k, d), down = weight(d, k);

@@ -193,8 +193,9 @@ std::vector<UnitScores> Tuner::gradient_scores(
         auto probe = std::make_unique<GradientProbe>(*m.backend, linear);
         watched.push_back({i, Module(k), &probing.add(linear, std::move(probe))});
       }
-    int64_t tokens;
-    accumulate(micro_batches, tokens, stop);
+    accumulate(micro_batches, stop);
+    numbers_.read(*m.backend);
+    numbers_.sum_of_losses();  // throws where one is not finite
     for (const Watched& w : watched)
       add_squares(*m.backend, m.config, w.module, w.probe->gradient(), scores[w.layer]);
     probing.remove();

@@ -85,7 +85,6 @@ void DoraPart::refresh(Backend& backend) {
   backend.inverse_sqrt(inverses_, inverses_);
   backend.scale_cols(inverses_, inverses_, inverses_, false);
   backend.scale_cols(inverses_, inverses_, magnitude().weight, false);
-  backend.synchronize();
 }
 
 }  // namespace s2ft

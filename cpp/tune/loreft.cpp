@@ -220,7 +220,6 @@ void TrainedLoreft::finish_gradients(Backend& backend) {
     backend.scale(overlap, -0.5f);
     backend.matmul(gradient, overlap, false, rotation, false, 1);
   }
-  backend.synchronize();
 }
 
 void TrainedLoreft::stepped(Backend& backend) {

@@ -41,8 +41,9 @@ void Tuner::telling_ranks(const std::function<void()>& work) {
   }
 }
 
-StepResult Tuner::all_gradients(const std::vector<std::vector<Sample>>& micro_batches,
-                                const std::atomic<bool>* stop, int64_t expected_tokens) {
+StepResult Tuner::queue_gradients(const std::vector<std::vector<Sample>>& micro_batches,
+                                  const std::atomic<bool>* stop,
+                                  int64_t expected_tokens) {
   StepResult result;
   if (ranks_) {
     // How many tokens the others have is known for certain with the sum only.
@@ -60,7 +61,8 @@ StepResult Tuner::all_gradients(const std::vector<std::vector<Sample>>& micro_ba
       model_->backend->scale(p->gradient, float(expected / totals.tokens));
     return result;
   }
-  result.loss = forward_backward(micro_batches, result.tokens, stop);
+  attach();
+  result.tokens = accumulate(micro_batches, stop);
   for (const std::vector<Sample>& samples : micro_batches)
     for (const Sample& sample : samples) result.inputs += sample.length;
   result.stop_asked = stop_asked;
@@ -71,7 +73,7 @@ Tuner::Totals Tuner::sum_over_ranks(const std::vector<std::vector<Sample>>& micr
                                     double gradient_scale,
                                     const std::atomic<bool>* stop) {
   attach();
-  const std::vector<Batch> batches = pack_all(micro_batches);
+  std::vector<Batch> batches = pack_all(micro_batches);
   const Share share = {ranks_->rank(), ranks_->size()};
   Totals totals;
   totals.prompts = double(count_prompts(batches));
@@ -89,7 +91,9 @@ Tuner::Totals Tuner::sum_over_ranks(const std::vector<std::vector<Sample>>& micr
     prepare_arena(training_request(padded_tokens(1), 1, 1));
     if (renewing()) share_projections();
   }
-  totals.loss = run(batches, float(gradient_scale), share, stop);
+  run(std::move(batches), float(gradient_scale), share, stop);
+  numbers_.read(*model_->backend);
+  totals.loss = numbers_.sum_of_losses();
   totals.stops = stop_asked;
   sum_gradients(&totals.loss, sizeof totals / sizeof(double));
   return totals;

@@ -34,8 +34,10 @@ void Tuner::calibrate_masks(const std::vector<std::vector<Sample>>& micro_batche
     if (fisher) {
       score_samples(micro_batches, stop);
     } else {
-      int64_t tokens;
-      forward_backward(micro_batches, tokens, stop);
+      attach();
+      accumulate(micro_batches, stop);
+      numbers_.read(backend);
+      numbers_.sum_of_losses();  // throws where one is not finite
     }
     end(true);
   } catch (...) {
@@ -47,9 +49,19 @@ void Tuner::calibrate_masks(const std::vector<std::vector<Sample>>& micro_batche
 void Tuner::score_samples(const std::vector<std::vector<Sample>>& micro_batches,
                           const std::atomic<bool>* stop) {
   cancel = false;
-  for (size_t i = 0; i < micro_batches.size(); ++i)
-    for (const Sample& sample : micro_batches[i])
-      micro_step(pack({sample}, model_->config.vocab_size), int(i), {}, 1, stop);
+  for (size_t i = 0; i < micro_batches.size(); ++i) {
+    for (size_t s = 0; s < micro_batches[i].size(); ++s) {
+      numbers_.expect(*model_->backend,
+                      {pack({micro_batches[i][s]}, model_->config.vocab_size)});
+      micro_step(numbers_.batches()[0], numbers_.losses(0), int(i), {}, 1, stop);
+      numbers_.read(*model_->backend);
+      try {
+        numbers_.sum_of_losses();
+      } catch (const NotFinite& e) {
+        throw NotFinite(e.what(), int(i), int(s));
+      }
+    }
+  }
 }
 
 }  // namespace s2ft

@@ -8,9 +8,19 @@
 
 namespace s2ft {
 
+namespace {
+
+// What a step repeats beside the passes, whose keys are hashes of their shapes.
+constexpr uint64_t kZeroKey = 1, kUpdateKey = 2;
+
+std::atomic<uint64_t> tuners{0};
+
+}  // namespace
+
 Tuner::Tuner(std::shared_ptr<Model> model, const MethodSpec& method,
              const OptimizerSpec& optimizer, Recompute recompute)
-    : model_(std::move(model)),
+    : serial_(++tuners),
+      model_(std::move(model)),
       optimizer_(optimizer),
       recompute_(recompute),
       kind_(method.kind) {
@@ -185,12 +195,19 @@ void Tuner::refresh_parts() {
   for (Hook& hook : hooks_) hook.part->refresh(*model_->backend);
 }
 
-void Tuner::zero_gradients() {
-  for (Parameter* p : parameters_) model_->backend->zero(p->gradient);
+void Tuner::repeat(uint64_t key, const std::function<void()>& body) {
+  uint64_t state = serial_;
+  model_->backend->repeat(splitmix64(state) ^ key, body);
 }
 
-double Tuner::micro_step(const Batch& batch, int micro, Share share, float gradient_scale,
-                         const std::atomic<bool>* stop) {
+void Tuner::zero_gradients() {
+  repeat(kZeroKey, [this] {
+    for (Parameter* p : parameters_) model_->backend->zero(p->gradient);
+  });
+}
+
+void Tuner::micro_step(const Batch& batch, Mat losses, int micro, Share share,
+                       float gradient_scale, const std::atomic<bool>* stop) {
   prepare_arena(
       training_request(batch.size(), int64_t(batch.targets.size()), batch.samples()));
   // Dropout does not depend on the number of ranks that divide a step.
@@ -199,17 +216,19 @@ double Tuner::micro_step(const Batch& batch, int micro, Share share, float gradi
   for (Hook& hook : hooks_) hook.part->set_seed(seed);
   for (StreamHook& hook : stream_hooks_) hook.intervention->set_seed(seed);
   const Pass pass{*model_, batch, activations_, true, nullptr, nullptr, &cancel, stop};
-  forward(pass);
-  HeadResult head;
-  try {
-    head = loss_head(pass, gradient_scale);
-  } catch (const NonFiniteRow& e) {
-    throw NotFinite(e.what(), micro, e.sample);
+  const auto there_and_back = [&] {
+    forward(pass);
+    loss_head(pass, gradient_scale);
+    if (!batch.targets.empty()) backward(pass);
+  };
+  // New projections are made on the host.
+  if (renewing()) {
+    there_and_back();
+  } else {
+    repeat(shape_key(batch), there_and_back);
   }
-  double sum = 0;
-  for (float nll : head.nll) sum += nll;
-  if (!batch.targets.empty()) backward(pass);
-  return sum;
+  if (batch.targets.empty()) return;
+  model_->backend->copy(losses, activations_.nll.col_range(0, losses.cols));
 }
 
 int64_t Tuner::count_prompts(const std::vector<Batch>& batches) {
@@ -229,12 +248,6 @@ void Tuner::require_work(int64_t tokens, int64_t prompts) const {
                 "labels of -100 at the start of a sample");
 }
 
-double Tuner::forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
-                               int64_t& tokens, const std::atomic<bool>* stop) {
-  attach();
-  return accumulate(micro_batches, tokens, stop);
-}
-
 std::vector<Batch> Tuner::pack_all(
     const std::vector<std::vector<Sample>>& micro_batches) const {
   std::vector<Batch> batches;
@@ -243,30 +256,36 @@ std::vector<Batch> Tuner::pack_all(
   return batches;
 }
 
-double Tuner::accumulate(const std::vector<std::vector<Sample>>& micro_batches,
-                         int64_t& tokens, const std::atomic<bool>* stop) {
-  const std::vector<Batch> batches = pack_all(micro_batches);
-  tokens = 0;
+int64_t Tuner::accumulate(const std::vector<std::vector<Sample>>& micro_batches,
+                          const std::atomic<bool>* stop) {
+  std::vector<Batch> batches = pack_all(micro_batches);
+  int64_t tokens = 0;
   for (const Batch& batch : batches) tokens += int64_t(batch.targets.size());
   require_work(tokens, count_prompts(batches));
   cancel = false;
   zero_gradients();
-  return run(batches, float(1.0 / double(tokens)), {}, stop) / double(tokens);
+  run(std::move(batches), float(1.0 / double(tokens)), {}, stop);
+  return tokens;
 }
 
-double Tuner::run(const std::vector<Batch>& batches, float gradient_scale, Share share,
-                  const std::atomic<bool>* stop) {
-  double sum = 0;
-  for (size_t i = 0; i < batches.size(); ++i) {
+void Tuner::run(std::vector<Batch> batches, float gradient_scale, Share share,
+                const std::atomic<bool>* stop) {
+  numbers_.expect(*model_->backend, std::move(batches));
+  for (size_t i = 0; i < numbers_.batches().size(); ++i) {
     // The step's first micro-batch, which makes GaLore's projections, is rank 0's.
     if (i == 0 && share.rank > 0 && renewing()) share_projections();
-    sum += micro_step(batches[i], int(i), share, gradient_scale, stop);
+    micro_step(numbers_.batches()[i], numbers_.losses(i), int(i), share, gradient_scale,
+               stop);
     if (i == 0 && share.rank == 0 && share.size > 1 && renewing()) share_projections();
   }
   for (StreamHook& hook : stream_hooks_)
     hook.intervention->finish_gradients(*model_->backend);
-  model_->backend->synchronize();
-  return sum;
+}
+
+void Tuner::finish(StepResult& result) {
+  numbers_.read(*model_->backend);
+  const double sum = numbers_.sum_of_losses();
+  if (!ranks_) result.loss = sum / double(result.tokens);
 }
 
 StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
@@ -277,18 +296,18 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
   if (kind_ == MethodSpec::Kind::lisa) enter_period(step_ / lisa_.interval);
   if (renewing())
     for (Hook& hook : hooks_) static_cast<GalorePart&>(*hook.part).renew(step_);
-  StepResult result = all_gradients(micro_batches, stop, expected_tokens);
+  Backend& backend = *model_->backend;
+  StepResult result = queue_gradients(micro_batches, stop, expected_tokens);
   std::vector<Mat> gradients;
   for (Parameter* p : parameters_) gradients.push_back(p->gradient);
-  result.grad_norm =
-      std::sqrt(model_->backend->sum_of_squares(gradients.data(), int(gradients.size())));
-  if (!std::isfinite(result.grad_norm))
-    throw NotFinite("the gradient's norm is " + std::to_string(result.grad_norm), -1, -1);
-  const double max_norm = optimizer_.max_grad_norm;
-  // As torch.nn.utils.clip_grad_norm_.
-  const double clip =
-      max_norm > 0 ? std::min(1.0, max_norm / (result.grad_norm + 1e-6)) : 1.0;
-  ++step_;
+  const auto wait = [&] {
+    finish(result);
+    result.grad_norm = numbers_.gradient_norm();
+  };
+  // Updates look at the numbers themselves. What comes behind some methods' updates does
+  // not, and must not happen to weights that were left as they are.
+  const bool looks_first =
+      kind_ == MethodSpec::Kind::galore || kind_ == MethodSpec::Kind::loreft;
   std::vector<AdamW> updates;
   for (Parameter* p : parameters_) {
     AdamW update;
@@ -302,22 +321,39 @@ StepResult Tuner::step(const std::vector<std::vector<Sample>>& micro_batches,
     update.beta2 = optimizer_.beta2;
     update.epsilon = optimizer_.epsilon;
     update.weight_decay = p->decays ? optimizer_.weight_decay : 0;
-    update.gradient_scale = float(clip);
-    update.step = step_ - p->born;
+    update.gradient_scale = 1;
+    update.step = step_ + 1 - p->born;
     updates.push_back(update);
   }
-  model_->backend->adamw(updates.data(), int(updates.size()));
-  for (Hook& hook : hooks_)
-    hook.part->stepped(*model_->backend, learning_rate, optimizer_.weight_decay);
-  for (StreamHook& hook : stream_hooks_) hook.intervention->stepped(*model_->backend);
-  model_->backend->synchronize();
+  const auto move = [&] {
+    backend.adamw(updates.data(), int(updates.size()),
+                  numbers_.clipping(optimizer_.max_grad_norm));
+    for (Hook& hook : hooks_)
+      hook.part->stepped(backend, learning_rate, optimizer_.weight_decay);
+    for (StreamHook& hook : stream_hooks_) hook.intervention->stepped(backend);
+  };
+  if (looks_first) {
+    numbers_.sum_squares(backend, gradients);
+    wait();
+    move();
+    backend.synchronize();
+  } else {
+    repeat(kUpdateKey, [&] {
+      numbers_.sum_squares(backend, gradients);
+      move();
+    });
+    wait();
+  }
+  ++step_;
   return result;
 }
 
 double Tuner::gradients(const std::vector<Sample>& samples,
                         const std::atomic<bool>* stop) {
   require_choice();
-  return all_gradients({samples}, stop, 0).loss;
+  StepResult result = queue_gradients({samples}, stop, 0);
+  finish(result);
+  return result.loss;
 }
 
 }  // namespace s2ft

@@ -20,6 +20,7 @@
 #include "tune/loreft.h"
 #include "tune/parts.h"
 #include "tune/sparse_part.h"
+#include "tune/step_numbers.h"
 
 namespace s2ft {
 
@@ -69,13 +70,6 @@ struct MemoryPlan {
   size_t total() const {
     return weights + trainable + optimizer + activations + workspace + process;
   }
-};
-
-/// NOT_FINITE during a step: where.
-struct NotFinite : Error {
-  NotFinite(const std::string& message, int micro, int sample_index)
-      : Error("NOT_FINITE", message), micro_batch(micro), sample(sample_index) {}
-  int micro_batch, sample;
 };
 
 /// The group of the ranks' devices, or none where a backend has none. All ranks call it.
@@ -228,25 +222,29 @@ class Tuner {
   /// The parameters' values have changed.
   void refresh_parts();
   void zero_gradients();
-  double forward_backward(const std::vector<std::vector<Sample>>& micro_batches,
-                          int64_t& tokens, const std::atomic<bool>* stop);
-  /// forward_backward() with whatever parts are hooked in.
-  double accumulate(const std::vector<std::vector<Sample>>& micro_batches,
-                    int64_t& tokens, const std::atomic<bool>* stop);
+  /// Queues the gradients of the mean loss, with whatever parts are hooked in; returns
+  /// how many tokens are trained. numbers_ will have the losses.
+  int64_t accumulate(const std::vector<std::vector<Sample>>& micro_batches,
+                     const std::atomic<bool>* stop);
   /// Which micro-batches of a step are worked on here: rank, rank + size, ...
   struct Share {
     int rank = 0, size = 1;
   };
   std::vector<Batch> pack_all(
       const std::vector<std::vector<Sample>>& micro_batches) const;
-  /// Adds gradient_scale times the gradient of the sum of losses; returns that sum.
-  double run(const std::vector<Batch>& batches, float gradient_scale, Share share,
-             const std::atomic<bool>* stop);
-  double micro_step(const Batch& batch, int micro, Share share, float gradient_scale,
-                    const std::atomic<bool>* stop);
-  /// Gradients of the mean loss over the samples of all ranks.
-  StepResult all_gradients(const std::vector<std::vector<Sample>>& micro_batches,
-                           const std::atomic<bool>* stop, int64_t expected_tokens);
+  /// Queues: gradients += gradient_scale times the gradient of the sum of losses.
+  void run(std::vector<Batch> batches, float gradient_scale, Share share,
+           const std::atomic<bool>* stop);
+  /// Backend::repeat with keys of this tuner's own.
+  void repeat(uint64_t key, const std::function<void()>& body);
+  void micro_step(const Batch& batch, Mat losses, int micro, Share share,
+                  float gradient_scale, const std::atomic<bool>* stop);
+  /// Queues the gradients of the mean loss over the samples of all ranks. The result's
+  /// loss is known where there are several; else finish() has it.
+  StepResult queue_gradients(const std::vector<std::vector<Sample>>& micro_batches,
+                             const std::atomic<bool>* stop, int64_t expected_tokens);
+  /// Waits for what is queued. Throws NotFinite.
+  void finish(StepResult& result);
   struct Totals;
   Totals sum_over_ranks(const std::vector<std::vector<Sample>>& micro_batches,
                         double gradient_scale, const std::atomic<bool>* stop);
@@ -268,6 +266,7 @@ class Tuner {
                                      int64_t samples) const;
   void prepare_arena(const ActivationRequest& request);
 
+  const uint64_t serial_;  // among all tuners of the process
   std::shared_ptr<Model> model_;
   std::shared_ptr<Communicator> ranks_;  // empty: this is all there is
   std::unique_ptr<DeviceGroup> devices_;
@@ -310,6 +309,7 @@ class Tuner {
   size_t always_trained_ = 0;  // parameters, and as many of trained_, before the layers'
   Buffer arena_;
   Activations activations_;
+  StepNumbers numbers_;
   int64_t step_ = 0;
   bool attached_ = false;
 };

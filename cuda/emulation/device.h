@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 
 #include "cuda_runtime.h"
@@ -31,6 +32,14 @@ bool in_device_arena(const void* at);
 size_t allocated_bytes();
 size_t peak_allocated_bytes();
 void reset_peak();
+
+/// What the host has asked for so far, by any thread.
+struct Calls {
+  uint64_t kernels = 0;  // started by themselves or captured
+  uint64_t graphs = 0;   // started
+  uint64_t waits = 0;    // for a stream or the device
+};
+Calls& calls();
 
 /// Appends work to a stream. It runs when something waits for it.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);

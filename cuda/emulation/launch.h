@@ -77,6 +77,7 @@ cudaError_t start(cudaStream_t stream, void (*kernel)(P...), dim3 grid, dim3 blo
   launch.run = Body<P...>::run;
   launch.body =
       std::make_shared<Body<P...>>(Body<P...>{kernel, std::tuple<P...>(parameters...)});
+  ++calls().kernels;
   return enqueue(stream, [launch] { run_launch(launch); });
 }
 
@@ -87,6 +88,7 @@ template <class... P, class... A>
 void launch(const Context& context, void (*kernel)(P...), dim3 grid, dim3 block,
             size_t shared, A... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (!proceed<P...>(context, kernel, grid, block, shared, P(args)...)) return;
   check(emulation::start<P...>(context.stream(), kernel, grid, block, shared,
                                __PRETTY_FUNCTION__, P(args)...),
         "launch");

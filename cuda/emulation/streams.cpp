@@ -93,6 +93,11 @@ bool eager() {
 
 }  // namespace
 
+Calls& calls() {
+  static Calls all;
+  return all;
+}
+
 void drain_all() {
   Lock lock(mutex());
   for (EmulatedStream* s : streams()) drain(*s);
@@ -138,6 +143,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   Lock lock(mutex());
   if (capturing()) return refuse_in_capture();
+  ++calls().waits;
   drain(pick(stream));
   return cudaSuccess;
 }
@@ -147,6 +153,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaDeviceSynchronize() {
   Lock lock(mutex());
   if (capturing()) return refuse_in_capture();
+  ++calls().waits;
   drain_all();
   return cudaSuccess;
 }
@@ -237,6 +244,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  ++calls().graphs;
   return enqueue(stream, [exec] {
     for (const Work& work : exec->work) work();
   });

@@ -22,7 +22,8 @@ class ByDnn final : public Attention {
                 scratch_.resize(bytes);
                 return scratch_.data();
               },
-              [this] { ++waits; }}) {}
+              [this] { ++waits; },
+              {}}) {}
 
   int waits = 0;
 
@@ -115,9 +116,49 @@ TEST(plans_of_cudnn_do_not_pile_up) {
   CHECK(by_dnn.waits > 0);
 }
 
+// A plan that is part of a graph already is not run, and is told from others by all that
+// it reads and writes.
+TEST(plans_of_cudnn_ask_before_they_run) {
+  std::vector<std::vector<uint64_t>> asked;
+  std::vector<char> scratch;
+  bool now = true;
+  int handle = 0;
+  cuda::DnnAttention dnn(interpreted_dnn(), &handle,
+                         {[&](size_t bytes) {
+                            scratch.resize(std::max(bytes, scratch.size()));
+                            return scratch.data();
+                          },
+                          [] {},
+                          [&](const std::vector<uint64_t>& what) {
+                            asked.push_back(what);
+                            return now;
+                          }});
+  const Problem p = Problem(2, 2, 16, 0, {5, 5}).in_order();
+  Backend& b = *cpu().backend;
+  const Host x = random(10, 32, DType::bf16);
+  Device q(b, DType::bf16, x), k(b, DType::bf16, x), v(b, DType::bf16, x),
+      o(b, DType::bf16, Host(10, 32)), lse(b, DType::f32, Host(10, 2));
+  AttentionShape shape = p.shape();
+  const auto run = [&](const Device& to) {
+    CHECK(dnn.forward(to, lse, q, k, v, p.sequences(), shape));
+    return asked.back();
+  };
+  now = false;
+  const auto first = run(o);
+  expect_equal(o.read("o"), Host(10, 32), "left alone");
+  CHECK(run(o) == first);
+  Device other(b, DType::bf16, Host(10, 32));
+  CHECK(run(other) != first);
+  shape.scale *= 2;
+  CHECK(run(o) != first);
+  now = true;
+  CHECK(run(o) != first);
+  CHECK(o.read("o")(9, 3) != 0);
+}
+
 TEST(scratch_of_cudnn_has_a_bound) {
   int handle = 0;
-  const cuda::DnnAttention dnn(interpreted_dnn(), &handle, {{}, [] {}});
+  const cuda::DnnAttention dnn(interpreted_dnn(), &handle, {{}, [] {}, {}});
   const AttentionShape shape = Problem(4, 2, 16, 0, {}).shape();
   const size_t of_sums = 4 * sizeof(float);
   const size_t scores = 4 * (64 + 127) * (64 + 63) * 2, of_heads = 2 * 64 * 4 * 16 * 2;
@@ -179,7 +220,7 @@ TEST(cudnn_makes_plans_for_devices_that_are_described) {
       if (!forward || !backward || tokens < 64) continue;
       int handle = 0;
       const AttentionShape asked{heads, kv_heads, head_dim, nullptr, 0, 1};
-      const size_t most = cuda::DnnAttention(interpreted_dnn(), &handle, {{}, [] {}})
+      const size_t most = cuda::DnnAttention(interpreted_dnn(), &handle, {{}, [] {}, {}})
                               .workspace_bytes(batch * tokens, asked);
       const size_t delta = size_t(batch * tokens * heads) * sizeof(float);
       CHECK(forward->workspace_bytes() <= most);

@@ -286,11 +286,12 @@ TEST(sum_of_squares_in_double) {
                   Device dx(b, t, x, gap);
                   double want = 0;
                   for (double v : x.v) want += v * v;
-                  const double got = b.sum_of_squares(dx);
+                  const double got = sum_of_squares(b, {dx});
                   if (!(std::fabs(got - want) <= 1e-12 * want)) {
                     fail(__FILE__, __LINE__, what + ": " + std::to_string(got));
                   }
-                  CHECK(b.sum_of_squares(dx) == got);
+                  CHECK(sum_of_squares(b, {dx}) == got);
+                  CHECK_NEAR(sum_of_squares(b, {dx, dx, dx}), 3 * want, 3e-12 * want);
                 });
 }
 
@@ -315,7 +316,7 @@ TEST(empty_views_are_left_alone) {
       b.rms_norm(none, none, one, 1e-5f);
       b.swiglu(none, none, none);
       b.dropout(none, none, 0.5f, 1);
-      CHECK(b.sum_of_squares(none) == 0);
+      CHECK(sum_of_squares(b, {none}) == 0 && sum_of_squares(b, {}) == 0);
       none.read(named.name);
       expect_equal(one.read(named.name), Host(1, 8, 1.0), named.name);
       expect_equal(row.read(named.name), Host(1, 8), named.name);

@@ -62,14 +62,13 @@ inline void check_linear_loss(const NamedBackend& b, DType t, const LinearLossCa
   const size_t bytes =
       b.backend->linear_cross_entropy_scratch(c.rows, c.width, c.vocabulary);
   Buffer scratch = b.backend->allocate(bytes);
-  std::vector<float> nll(static_cast<size_t>(c.rows)), alone(nll.size()),
-      over(nll.size());
-  const auto run = [&](std::vector<float>& to, Mat gradient) {
-    b.backend->linear_cross_entropy(to.data(), gradient, rows, weight, targets.data(),
-                                    scale, scratch.data());
+  DeviceLosses losses(*b.backend, c.rows);
+  const auto run = [&](Mat gradient) {
+    b.backend->linear_cross_entropy(losses, gradient, rows, weight, targets.data(), scale,
+                                    scratch.data());
+    return losses.read();
   };
-  run(nll, dx);
-  run(alone, Mat{});
+  const std::vector<float> nll = run(dx), alone = run(Mat{});
   expect_equal(rows.read(what), x, what + " input kept");
   expect_equal(weight.read(what), w, what + " weight kept");
   CHECK(alone == nll);
@@ -90,8 +89,7 @@ inline void check_linear_loss(const NamedBackend& b, DType t, const LinearLossCa
                1e-7;
       },
       what);
-  run(over, rows);
-  CHECK(over == nll);
+  CHECK(run(rows) == nll);
   expect_equal(rows.read(what), got, what + " over its input");
 }
 
@@ -122,10 +120,11 @@ TEST(linear_cross_entropy_of_equal_logits) {
       Device rows(*b.backend, t, x), weight(*b.backend, t, w), dx(*b.backend, t, 2, 8);
       Buffer scratch =
           b.backend->allocate(b.backend->linear_cross_entropy_scratch(2, 8, vocabulary));
-      std::vector<float> nll(2);
-      b.backend->linear_cross_entropy(nll.data(), dx, rows, weight, targets.data(), 1,
+      DeviceLosses nll(*b.backend, 2);
+      b.backend->linear_cross_entropy(nll, dx, rows, weight, targets.data(), 1,
                                       scratch.data());
-      for (float value : nll) CHECK_NEAR(value, std::log(double(vocabulary)), 1e-5);
+      for (float value : nll.read())
+        CHECK_NEAR(value, std::log(double(vocabulary)), 1e-5);
       for (double value : dx.read(b.name).v) CHECK_NEAR(value, 0, 1e-4);
     }
   }
@@ -145,17 +144,18 @@ TEST(linear_cross_entropy_of_far_logits) {
         Device rows(*b.backend, t, x), weight(*b.backend, t, w), dx(*b.backend, t, 3, 1);
         Buffer scratch = b.backend->allocate(
             b.backend->linear_cross_entropy_scratch(3, 1, vocabulary));
-        std::vector<float> nll(3);
-        b.backend->linear_cross_entropy(nll.data(), dx, rows, weight, targets.data(), 1,
+        DeviceLosses nll(*b.backend, 3);
+        b.backend->linear_cross_entropy(nll, dx, rows, weight, targets.data(), 1,
                                         scratch.data());
         const Host got = dx.read(b.name);
+        const std::vector<float> losses = nll.read();
         const double others = std::log(double(vocabulary - 1));
         for (int64_t i = 0; i < 3; ++i) {
           const bool at_peak = i == 0;
           const double loss =
               peak > 0 ? (at_peak ? 0 : peak) : (at_peak ? others - peak : others);
           const double gradient = (peak > 0) == at_peak ? 0 : peak > 0 ? peak : -peak;
-          CHECK_NEAR(nll[size_t(i)], loss, 1e-6 * std::max(1.0, std::fabs(loss)));
+          CHECK_NEAR(losses[size_t(i)], loss, 1e-6 * std::max(1.0, std::fabs(loss)));
           CHECK_NEAR(got(i, 0), gradient, 1e-6 * std::max(1.0, std::fabs(gradient)));
         }
       }
@@ -171,8 +171,8 @@ TEST(linear_cross_entropy_gradient_matches_differences) {
         dx(*b.backend, DType::f32, 2, 5);
     Buffer scratch =
         b.backend->allocate(b.backend->linear_cross_entropy_scratch(2, 5, 11));
-    std::vector<float> nll(2);
-    b.backend->linear_cross_entropy(nll.data(), dx, rows, weight, targets.data(), 1,
+    DeviceLosses nll(*b.backend, 2);
+    b.backend->linear_cross_entropy(nll, dx, rows, weight, targets.data(), 1,
                                     scratch.data());
     const Host want = numerical_gradient(
         [&](const Host& h) {
@@ -194,11 +194,12 @@ TEST(linear_cross_entropy_keeps_rows_apart) {
     Device rows(*b.backend, DType::f32, x), weight(*b.backend, DType::f32, w);
     Buffer scratch =
         b.backend->allocate(b.backend->linear_cross_entropy_scratch(3, 8, 900));
-    std::vector<float> nll(3);
-    b.backend->linear_cross_entropy(nll.data(), Mat{}, rows, weight, targets.data(), 0,
+    DeviceLosses nll(*b.backend, 3);
+    b.backend->linear_cross_entropy(nll, Mat{}, rows, weight, targets.data(), 0,
                                     scratch.data());
-    CHECK(std::isnan(nll[1]));
-    CHECK(std::isfinite(nll[0]) && std::isfinite(nll[2]));
+    const std::vector<float> losses = nll.read();
+    CHECK(std::isnan(losses[1]));
+    CHECK(std::isfinite(losses[0]) && std::isfinite(losses[2]));
   }
 }
 

@@ -141,6 +141,28 @@ class Device {
   Mat view_;
 };
 
+/// Losses in backend memory.
+class DeviceLosses {
+ public:
+  DeviceLosses(Backend& backend, int64_t n) : values_(backend, DType::f32, 1, n) {}
+  operator Mat() const { return values_; }
+  std::vector<float> read() {
+    const Host host = values_.read("losses");
+    return {host.v.begin(), host.v.end()};
+  }
+
+ private:
+  Device values_;
+};
+
+inline double sum_of_squares(Backend& backend, const std::vector<Mat>& x) {
+  const Buffer place = backend.allocate(sizeof(double));
+  backend.sum_of_squares(static_cast<double*>(place.data()), x.data(), int(x.size()));
+  double sum = 0;
+  backend.download(&sum, place.data(), sizeof sum);
+  return sum;
+}
+
 /// Rounding a result once to its storage type: half a unit in the last place, relative.
 inline double storage_error(DType t) {
   return t == DType::f32 ? 0x1p-24 : 0x1p-8;

@@ -1,0 +1,380 @@
+// Steps as CUDA graphs: the same bits as without, whatever changes between them, and what
+// the host asks of the device meanwhile. On the emulated device and on a real one.
+#include <cstdlib>
+
+#include "cuda/test/checkpoint.h"
+
+#ifdef S2FT_CUDA_EMULATION
+#include <thread>
+
+#include "cuda/emulation/device.h"
+#include "cuda/launch.h"
+#endif
+
+using namespace s2ft;
+using namespace s2ft::test;
+
+const std::vector<NamedBackend>& s2ft::test::backends_under_test() {
+  return cuda_backends();
+}
+
+namespace {
+
+std::shared_ptr<Backend> without_graphs() {
+  static const auto backend = [] {
+    setenv("S2FT_CUDA_GRAPHS", "off", 1);
+    auto made = make_test_backend();
+    unsetenv("S2FT_CUDA_GRAPHS");
+    return made;
+  }();
+  return backend;
+}
+
+struct Calls {
+  uint64_t kernels = 0, graphs = 0, waits = 0;
+};
+
+#ifdef S2FT_CUDA_EMULATION
+constexpr bool kCounted = true;
+Calls calls() {
+  const auto& c = cuda::emulation::calls();
+  return {c.kernels, c.graphs, c.waits};
+}
+#else
+constexpr bool kCounted = false;
+Calls calls() {
+  return {};
+}
+#endif
+
+Calls operator-(const Calls& a, const Calls& b) {
+  return {a.kernels - b.kernels, a.graphs - b.graphs, a.waits - b.waits};
+}
+
+/// One run with graphs and one without, which have to stay the same to the bit.
+class Twins {
+ public:
+  Twins(const Checkpoint& checkpoint, const MethodSpec& method, DType dtype = DType::f32,
+        Quantization kind = Quantization::none)
+      : checked_(checkpoint.load(make_test_backend(), kind, dtype)),
+        plain_(checkpoint.load(without_graphs(), kind, dtype)) {
+    OptimizerSpec optimizer;
+    optimizer.weight_decay = 0.01;
+    optimizer.max_grad_norm = 0.5;
+    a_ = std::make_unique<Tuner>(checked_, method, optimizer, Recompute::selective);
+    b_ = std::make_unique<Tuner>(plain_, method, optimizer, Recompute::selective);
+  }
+
+  template <class F>
+  void both(F&& f) {
+    f(*a_, *checked_);
+    f(*b_, *plain_);
+  }
+
+  /// A step over micro-batches of these lengths; what it asked of the device with graphs.
+  Calls step(const std::vector<std::vector<int32_t>>& lengths) {
+    std::vector<TinyData> data;
+    for (const auto& l : lengths)
+      data.push_back(tiny_data(l, checked_->config.vocab_size, ++seed_));
+    std::vector<std::vector<Sample>> samples;
+    for (const TinyData& d : data) samples.push_back(d.samples());
+    const Calls before = calls();
+    const StepResult x = a_->step(samples, 1e-2);
+    const Calls asked = calls() - before;
+    const StepResult y = b_->step(samples, 1e-2);
+    CHECK(x.loss == y.loss && x.grad_norm == y.grad_norm && x.tokens == y.tokens);
+    for (size_t i = 0; i < a_->parameters().size(); ++i) {
+      const Parameter &p = *a_->parameters()[i], &q = *b_->parameters()[i];
+      CHECK(a_->gradient(p) == b_->gradient(q));
+      CHECK(a_->values(p) == b_->values(q));
+    }
+    return asked;
+  }
+
+ private:
+  std::shared_ptr<Model> checked_, plain_;
+  std::unique_ptr<Tuner> a_, b_;
+  uint64_t seed_ = 0;
+};
+
+}  // namespace
+
+TEST(repeated_steps_of_every_method_keep_every_bit) {
+  const Checkpoint checkpoint;
+  struct Case {
+    const char* name;
+    MethodSpec method;
+    bool moves;  // its update is a graph, too
+  };
+  for (const Case& c : {Case{"s2ft", s2ft_method(), true},
+                        {"lora", lora_method(0.2f), true},
+                        {"dora", dora_method(0.2f), false},
+                        {"sparse", sparse_method(), true},
+                        {"full", full_method(), true},
+                        {"loreft", loreft_method(false, 0.2f), false},
+                        {"lisa", lisa_method(1, 100), true},
+                        {"galore", galore_method(4, 100), false}}) {
+    Twins twins(checkpoint, c.method);
+    Calls last;
+    for (int i = 0; i < 7; ++i) last = twins.step({{9, 14, 2}, {9, 14, 2}});
+    if (!kCounted) continue;
+    // Gradients to zero, two micro-batches, the update.
+    const uint64_t graphs = c.moves ? 4 : 3;
+    if (last.graphs != graphs)
+      fail(__FILE__, __LINE__,
+           std::string(c.name) + ": " + std::to_string(last.graphs) + " graphs");
+  }
+}
+
+TEST(a_repeated_step_starts_graphs_and_waits_once) {
+  const Checkpoint checkpoint;
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    Twins twins(checkpoint, s2ft_method(), dtype);
+    for (int i = 0; i < 5; ++i) {
+      const Calls asked = twins.step({{9, 1, 14, 2}});
+      if (!kCounted) continue;
+      // For the copy of its numbers into memory that is not pinned, and for the stream.
+      CHECK(asked.waits == 2);
+      // Seen, written down, captured, launched: what a graph does not hold is the copy of
+      // the losses.
+      if (i < 2) CHECK(asked.graphs == 0 && asked.kernels > 50);
+      if (i == 2) CHECK(asked.graphs == 3 && asked.kernels > 50);
+      if (i > 2) CHECK(asked.graphs == 3 && asked.kernels == 1);
+    }
+  }
+}
+
+TEST(quantized_bases_repeat) {
+  const Checkpoint checkpoint;
+  for (Quantization kind : {Quantization::int8, Quantization::nf4}) {
+    Twins twins(checkpoint, s2ft_method(), DType::f32, kind);
+    Calls last;
+    for (int i = 0; i < 5; ++i) last = twins.step({{9, 14}});
+    if (kCounted) CHECK(last.graphs == 3);
+  }
+}
+
+TEST(shapes_that_come_and_go_keep_every_bit) {
+  const Checkpoint checkpoint;
+  Twins twins(checkpoint, s2ft_method());
+  const std::vector<std::vector<int32_t>> shapes = {{9, 1}, {3}, {5, 5}, {9, 1}};
+  for (int round = 0; round < 5; ++round)
+    for (size_t i = 0; i < shapes.size(); ++i)
+      twins.step({shapes[i], shapes[(i + 1) % shapes.size()]});
+  // A batch that needs a larger arena, so that nothing lies where graphs have it.
+  twins.step({{90, 40}});
+  for (int i = 0; i < 5; ++i) twins.step({{9, 1}});
+  // Staged arrays that need more than there was at first.
+  for (int i = 0; i < 6; ++i) twins.step({std::vector<int32_t>(70, 8)});
+  Calls last;
+  for (int i = 0; i < 5; ++i) last = twins.step({{9, 1}});
+  if (kCounted) CHECK(last.graphs == 3);
+}
+
+TEST(what_changes_between_steps_is_not_lost_on_graphs) {
+  const Checkpoint checkpoint;
+  const std::string path = temporary("cuda-repeats.safetensors");
+  Twins twins(checkpoint, s2ft_method());
+  const auto some_steps = [&] {
+    for (int i = 0; i < 4; ++i) twins.step({{9, 1, 14}});
+  };
+  some_steps();
+  twins.both([&](Tuner& tuner, Model&) { tuner.detach(); });
+  twins.both([&](Tuner& tuner, Model&) { tuner.attach(); });
+  some_steps();
+  twins.both([&](Tuner& tuner, Model&) {
+    tuner.save_state(path, {});
+    move_values(tuner, 0.1);
+  });
+  some_steps();
+  twins.both([&](Tuner& tuner, Model&) { tuner.load_state(path); });
+  some_steps();
+  std::remove(path.c_str());
+}
+
+TEST(runs_over_one_model_each_have_their_graphs) {
+  const Checkpoint checkpoint;
+  const auto model = checkpoint.load(make_test_backend());
+  const TinyData data = tiny_data({9, 14}, tiny_config().vocab_size);
+  for (int run = 0; run < 8; ++run) {
+    Tuner tuner(model, run % 2 ? lora_method() : s2ft_method(), {}, Recompute::selective);
+    Calls before;
+    for (int i = 0; i < 5; ++i) {
+      before = calls();
+      tuner.step({data.samples()}, 1e-2);
+    }
+    if (kCounted) CHECK((calls() - before).graphs == 3);
+  }
+}
+
+TEST(layers_that_take_turns_repeat) {
+  const Checkpoint checkpoint;
+  Twins twins(checkpoint, lisa_method(1, 5));
+  for (int i = 0; i < 16; ++i) twins.step({{9, 1, 14}});
+}
+
+TEST(steps_that_end_early_leave_no_trace) {
+  const Checkpoint checkpoint;
+  Twins twins(checkpoint, s2ft_method());
+  const TinyData data = tiny_data({9, 1, 14}, tiny_config().vocab_size);
+  std::atomic<bool> stop{true};
+  for (int i = 0; i < 6; ++i) {
+    twins.both([&](Tuner& tuner, Model&) {
+      CHECK_THROWS_CODE(tuner.step({data.samples()}, 1e-2, &stop), "CANCELLED");
+    });
+    twins.step({{9, 1, 14}});
+  }
+}
+
+TEST(a_step_that_is_not_finite_moves_nothing) {
+  const Checkpoint checkpoint;
+  for (const MethodSpec& method :
+       {s2ft_method(), lora_method(), dora_method(), sparse_method(), full_method(),
+        galore_method(), loreft_method(false)}) {
+    Twins twins(checkpoint, method);
+    for (int i = 0; i < 4; ++i) twins.step({{9, 1, 14}});
+    const TinyData data = tiny_data({9, 1, 14}, tiny_config().vocab_size);
+    twins.both([&](Tuner& tuner, Model& model) {
+      const Mat row = model.final_norm.value;
+      std::vector<float> kept(size_t(row.cols)), bad(size_t(row.cols), NAN);
+      model.backend->download(kept.data(), row.data, kept.size() * sizeof(float));
+      std::vector<std::vector<float>> before;
+      const auto values = [&] {
+        std::vector<std::vector<float>> all;
+        for (const Parameter* p : tuner.parameters())
+          if (p->weight.data != row.data) all.push_back(tuner.values(*p));
+        return all;
+      };
+      before = values();
+      model.backend->upload(row.data, bad.data(), bad.size() * sizeof(float));
+      CHECK_THROWS_CODE(tuner.step({data.samples()}, 1e-2), "NOT_FINITE");
+      model.backend->upload(row.data, kept.data(), kept.size() * sizeof(float));
+      CHECK(values() == before);
+    });
+    for (int i = 0; i < 3; ++i) twins.step({{9, 1, 14}});
+  }
+}
+
+#ifdef S2FT_CUDA_EMULATION
+
+namespace {
+
+struct Bench {
+  std::shared_ptr<Backend> backend = make_test_backend();
+  Device x{*backend, DType::f32, Host(1, 5, 1.0)}, y{*backend, DType::f32, Host(1, 5)};
+
+  /// What y holds after `body` has come again with this key.
+  double repeat(const std::function<void()>& body, uint64_t key = 7) {
+    backend->zero(y);
+    backend->repeat(key, body);
+    return y.read("repeat")(0, 4);
+  }
+};
+
+}  // namespace
+
+TEST(work_that_differs_is_done_as_it_is) {
+  Bench b;
+  const uint64_t before = calls().graphs;
+  for (int i = 0; i < 40; ++i) {
+    // Another length, argument or order, now and then.
+    const int times = i % 7 == 6 ? 3 : 2;
+    const float factor = i % 11 == 10 ? 3 : 5;
+    const double got = b.repeat([&] {
+      for (int k = 0; k < times; ++k) b.backend->add(b.y, b.x);
+      b.backend->scale(b.y, factor);
+    });
+    CHECK(got == times * factor);
+  }
+  CHECK(calls().graphs > before);
+  // Nothing at all.
+  for (int i = 0; i < 5; ++i) CHECK(b.repeat([] {}, 8) == 0);
+}
+
+TEST(staged_arrays_are_each_time_s_own) {
+  Bench b;
+  Host table(64, 5);
+  for (int64_t i = 0; i < 64; ++i)
+    for (int64_t j = 0; j < 5; ++j) table(i, j) = double(i);
+  Device rows(*b.backend, DType::f32, table);
+  for (int i = 0; i < 12; ++i) {
+    const double got = b.repeat([&] {
+      std::vector<int32_t> index = {int32_t(5 * i)};
+      b.backend->gather_rows(b.y, rows, index.data());
+      index[0] = -1;  // its bytes are free again
+    });
+    CHECK(got == 5 * i);
+  }
+}
+
+TEST(work_that_waits_or_takes_memory_is_never_a_graph) {
+  Bench b;
+  const uint64_t before = calls().graphs;
+  for (int i = 0; i < 8; ++i) {
+    float seen[5] = {};
+    const double got = b.repeat([&] {
+      b.backend->add(b.y, b.x);
+      const Mat y = b.y;
+      b.backend->download(seen, y.data, sizeof seen);
+    });
+    CHECK(got == 1 && seen[4] == 1);
+    const double more = b.repeat(
+        [&] {
+          const Buffer aside = b.backend->allocate(64);
+          const Mat copy = mat(aside.data(), DType::f32, 1, 5);
+          b.backend->copy(copy, b.x);
+          b.backend->add(b.y, copy);
+        },
+        8);
+    CHECK(more == 1);
+  }
+  CHECK(calls().graphs == before);
+}
+
+TEST(what_fails_on_the_way_is_thrown_each_time) {
+  Bench b;
+  for (int i = 0; i < 12; ++i) {
+    const bool fails = i % 3 == 2;
+    const auto body = [&] {
+      b.backend->add(b.y, b.x);
+      if (fails) throw Error("CANCELLED", "enough");
+      b.backend->add(b.y, b.x);
+    };
+    if (fails) {
+      CHECK_THROWS_CODE(b.repeat(body), "CANCELLED");
+    } else {
+      CHECK(b.repeat(body) == 2);
+    }
+  }
+}
+
+TEST(memory_freed_while_a_graph_is_captured_goes_afterwards) {
+  Bench b;
+  const DeviceMemory before = b.backend->device_memory();
+  for (int i = 0; i < 8; ++i) {
+    Buffer other = b.backend->allocate(1 << 16);
+    CHECK(b.repeat([&] {
+      b.backend->add(b.y, b.x);
+      std::thread([&] { other.reset(); }).join();
+    }) == 1);
+  }
+  CHECK(b.backend->device_memory().held == before.held + (16 << 10));
+}
+
+TEST(many_shapes_are_not_kept_for_ever) {
+  Bench b;
+  for (int round = 0; round < 5; ++round)
+    for (uint64_t key = 0; key < 100; ++key)
+      CHECK(b.repeat([&] { b.backend->add(b.y, b.x); }, key) == 1);
+  for (int round = 0; round < 5; ++round)
+    for (uint64_t key = 0; key < 30; ++key)
+      CHECK(b.repeat([&] { b.backend->add(b.y, b.x); }, key) == 1);
+}
+
+TEST(the_environment_decides_about_graphs) {
+  setenv("S2FT_CUDA_GRAPHS", "perhaps", 1);
+  CHECK_THROWS_CODE(make_test_backend(), "INVALID_ARGUMENT");
+  unsetenv("S2FT_CUDA_GRAPHS");
+}
+
+#endif
