@@ -12,6 +12,13 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+/// What grows by a token a step is rounded up, so that most steps of a decoder are the
+/// same launches over other numbers (Repeats).
+int64_t rounded(int64_t n, int64_t least) {
+  while (least < n) least *= 2;
+  return least;
+}
+
 }  // namespace
 
 AttentionPlan plan_attention(Context& context, const Sequences& s,
@@ -51,7 +58,8 @@ AttentionPlan plan_attention(Context& context, const Sequences& s,
     host[split_rows + i] = int32_t(plan.split_rows);
     host[partial + i] = int32_t(plan.partials);
     const bool split = rule.may_split && n <= kFewQueries && keys > kSplitKeys;
-    const int64_t parts = split ? ceil_div(keys, kSplitKeys) : 1;
+    // The last parts may have no key.
+    const int64_t parts = split ? rounded(ceil_div(keys, kSplitKeys), 2) : 1;
     host[splits + i] = int32_t(parts);
     tiles +=
         rule.keys ? ceil_div(keys, rule.keys) : ceil_div(n * widest, rule.rows) * parts;
@@ -74,7 +82,7 @@ AttentionPlan plan_attention(Context& context, const Sequences& s,
   size_t page_begin = 0, page_list = 0;
   if (s.pages) {
     page_begin = add(count);
-    page_list = add(size_t(pages));
+    page_list = add(size_t(rounded(pages, 64)));
     std::copy(s.page_begin, s.page_begin + count, host.begin() + long(page_begin));
     std::copy(s.pages, s.pages + pages, host.begin() + long(page_list));
   }

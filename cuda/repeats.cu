@@ -13,8 +13,8 @@ namespace {
 constexpr size_t kFirstCapacity = size_t(16) << 10, kAlignment = 256;
 // Shapes that are remembered, and those of them that have graphs: some megabytes each.
 constexpr size_t kMostEntries = 64, kMostGraphs = 16;
-// Work that keeps changing is not looked at for ever.
-constexpr int kMostMisses = 4;
+// Work that has changed so often in a row is not looked at for a while.
+constexpr int kMostMisses = 4, kRest = 100;
 
 size_t rounded(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -69,14 +69,24 @@ void Repeats::run(uint64_t key, const std::function<void()>& body) {
   // What comes once costs nothing.
   const bool first = !entry.seen;
   entry.seen = true;
-  if (first || entry.misses > kMostMisses) return body();
+  if (first) return body();
+  if (entry.resting > 0) {
+    --entry.resting;
+    return body();
+  }
   if (!entry.transcript.empty()) {
     if (follow(entry, body)) return start(entry);
-    ++entry.misses;
     forget(entry);
-    if (entry.misses > kMostMisses) return body();
+    miss(entry);
+    if (entry.resting > 0) return body();
   }
   record(entry, body);
+}
+
+void Repeats::miss(Entry& entry) {
+  if (++entry.misses <= kMostMisses) return;
+  entry.misses = 0;
+  entry.resting = kRest;
 }
 
 void Repeats::begin(Mode mode, Entry& entry) {
@@ -99,7 +109,7 @@ void Repeats::record(Entry& entry, const std::function<void()>& body) {
   }
   mode_ = Mode::idle;
   entry.staged_bytes = staged_;
-  if (!whole_) ++entry.misses;
+  if (!whole_) miss(entry);
   const bool fits = staged_ <= capacity_;
   if (whole_ && fits) return;
   entry.transcript.clear();
@@ -140,7 +150,7 @@ bool Repeats::capture(Entry& entry, const std::function<void()>& body) {
   }
   if (graphs >= kMostGraphs) forget(*oldest);
   if (!context_.begin_capture()) {
-    entry.misses = kMostMisses;
+    entry.misses = kMostMisses;  // this one is the last
     return false;
   }
   begin(Mode::capturing, entry);

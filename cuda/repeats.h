@@ -63,6 +63,7 @@ class Repeats {
     cudaGraphExec_t graph = nullptr;
     bool seen = false;
     int misses = 0;     // since the graph was last used
+    int resting = 0;    // times that it is not looked at
     uint64_t last = 0;  // when it was last used
   };
   /// The work differs from what was written down.
@@ -78,6 +79,7 @@ class Repeats {
 
   Entry& find(uint64_t key);
   void forget(Entry& entry);
+  void miss(Entry& entry);
   void begin(Mode mode, Entry& entry);
   void record(Entry& entry, const std::function<void()>& body);
   /// Whether body does what was written down, and the graph of that is ready.

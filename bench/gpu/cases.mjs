@@ -3,13 +3,19 @@ const peers = { lora3: 'peft-lora3', lora7: 'peft-lora7', dora3: 'peft-dora3', f
 /** Methods that the targets speak of. */
 const central = new Set(['s2ft', 'lora3', 'lora7'])
 
+/** The first method's step once more, with one thing of the CUDA backend otherwise. */
+const variants = [
+  { name: 'cudnn', env: { S2FT_CUDA_ATTENTION: 'cudnn' } },
+  { name: 'without-graphs', env: { S2FT_CUDA_GRAPHS: 'off' } },
+]
+
 /** Weights, gradients and moments of a method that trains all of a 13B model fit no card. */
 const tooLarge = (model, method) => model.endsWith('13b') && method === 'full'
 
 /**
  * Calls of `s2ft bench train`: first every method at the first shape of the first model and, on
- * CUDA, one of them with cuDNN's attention, then the central ones at the other shapes, then the
- * same of the other models, then the rest.
+ * CUDA, the variants of one of them, then the central ones at the other shapes, then the same of the
+ * other models, then the rest.
  */
 export function casesOf({ models, methods, shapes, python, device, steps }) {
   const made = []
@@ -28,25 +34,26 @@ export function casesOf({ models, methods, shapes, python, device, steps }) {
           ]
       for (const [turn, own] of parts)
         if (own.length > 0) made.push({ turn, model, own, batch, sequence })
-      // The same step with the library's attention in place of this package's.
-      if (whole && device === 'cuda')
-        made.push({ turn: 0.5, model, own: [all[0]], batch, sequence, attention: 'cudnn' })
+      if (!whole || device !== 'cuda') return
+      for (const variant of variants)
+        made.push({ turn: 0.5, model, own: [all[0]], batch, sequence, variant })
     })
   })
   return made
     .sort((a, b) => a.turn - b.turn)
-    .map(({ model, own, batch, sequence, attention }) => {
-      const beside = attention ? [] : own.flatMap((method) => peers[method] ?? [])
-      const names = attention ? [...own, attention] : own
+    .map(({ model, own, batch, sequence, variant }) => {
+      const beside = variant ? [] : own.flatMap((method) => peers[method] ?? [])
+      const names = variant ? [...own, variant.name] : own
       return {
         model,
         name: `${model}, ${batch} x ${sequence} tokens, ${names.join()}`,
         file: `${model.replace(/\W+/g, '-')}-${batch}x${sequence}-${names.join('-')}.jsonl`,
-        env: attention ? { S2FT_CUDA_ATTENTION: attention } : {},
+        env: variant?.env ?? {},
         args: [
           ...['--device', device, '--methods', own.join()],
           ...['--batch', batch, '--sequence', sequence, '--steps', steps],
-          ...['--rounds', '1', '--warmup', '2'],
+          // Shapes are captured in the fourth step that has them.
+          ...['--rounds', '1', '--warmup', '5'],
           ...(python && beside.length > 0
             ? ['--python', python, '--peers', 'eager', '--peer-methods', beside.join()]
             : []),

@@ -92,6 +92,7 @@ function check() {
     'cuda_conformance_test',
     'cuda_attention_test',
     'cuda_model_test',
+    'cuda_repeats_test',
     'cuda_decoder_test',
   ]
   for (const test of tests) log.run(test, [join(testFolder, test)], { env, mayFail: true })
