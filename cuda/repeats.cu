@@ -75,7 +75,7 @@ void Repeats::run(uint64_t key, const std::function<void()>& body) {
     return body();
   }
   if (!entry.transcript.empty()) {
-    if (follow(entry, body)) return start(entry);
+    if (follow(entry, body) && start(entry)) return;
     forget(entry);
     miss(entry);
     if (entry.resting > 0) return body();
@@ -118,8 +118,12 @@ void Repeats::record(Entry& entry, const std::function<void()>& body) {
 
 bool Repeats::follow(Entry& entry, const std::function<void()>& body) {
   if (!entry.pinned && entry.staged_bytes) {
-    check(cudaMallocHost(reinterpret_cast<void**>(&entry.pinned), entry.staged_bytes),
-          "cudaMallocHost");
+    void* pinned = nullptr;
+    if (cudaMallocHost(&pinned, entry.staged_bytes) != cudaSuccess) {
+      cudaGetLastError();
+      return false;
+    }
+    entry.pinned = static_cast<char*>(pinned);
     check(cudaEventCreateWithFlags(&entry.copied, cudaEventDisableTiming),
           "cudaEventCreate");
   }
@@ -184,7 +188,7 @@ bool Repeats::capture(Entry& entry, const std::function<void()>& body) {
   return entry.graph != nullptr;
 }
 
-void Repeats::start(Entry& entry) {
+bool Repeats::start(Entry& entry) {
   if (entry.staged_bytes) {
     check(cudaMemcpyAsync(device_, entry.pinned, entry.staged_bytes,
                           cudaMemcpyHostToDevice, context_.stream()),
@@ -192,8 +196,14 @@ void Repeats::start(Entry& entry) {
     check(cudaEventRecord(entry.copied, context_.stream()), "cudaEventRecord");
     entry.copying = true;
   }
-  check(cudaGraphLaunch(entry.graph, context_.stream()), "cudaGraphLaunch");
+  // A graph's first launch takes memory of the device, which may not be there.
+  if (cudaGraphLaunch(entry.graph, context_.stream()) != cudaSuccess) {
+    cudaGetLastError();
+    entry.misses = kMostMisses;
+    return false;
+  }
   entry.misses = 0;
+  return true;
 }
 
 void Repeats::write(const void* data, size_t bytes) {

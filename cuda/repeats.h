@@ -85,7 +85,8 @@ class Repeats {
   /// Whether body does what was written down, and the graph of that is ready.
   bool follow(Entry& entry, const std::function<void()>& body);
   bool capture(Entry& entry, const std::function<void()>& body);
-  void start(Entry& entry);
+  /// False where the runtime refuses.
+  bool start(Entry& entry);
   void reserve(size_t bytes);
 
   Context& context_;

@@ -222,6 +222,10 @@ void TrainedLoreft::finish_gradients(Backend& backend) {
   }
 }
 
+size_t TrainedLoreft::bytes() const {
+  return storage_.bytes() + bytes_of(state_);
+}
+
 void TrainedLoreft::stepped(Backend& backend) {
   for (Set& set : sets_) orthonormalise_rows(backend, set.rotation);
 }

@@ -86,6 +86,8 @@ class TrainedLoreft : public Loreft {
   void forward(Backend& backend, Mat h, const Batch& batch, bool training) override;
   void backward(Backend& backend, Mat dh, const Batch& batch) override;
   void set_seed(uint64_t seed) { seed_ = seed ^ salt_; }
+  /// Of what it has allocated, gradients and moments included.
+  size_t bytes() const;
   /// All micro-batches are in the gradients: G <- G - (G R^T + R G^T) R / 2 for R's.
   void finish_gradients(Backend& backend);
   /// The optimizer has moved the parameters.

@@ -47,6 +47,16 @@ Buffer allocate_optimizer_state(Backend& backend, Parameter& p) {
   return buffer;
 }
 
+size_t bytes_of(const std::vector<Buffer>& buffers) {
+  size_t bytes = 0;
+  for (const Buffer& buffer : buffers) bytes += buffer.bytes();
+  return bytes;
+}
+
+size_t TunedPart::bytes() const {
+  return bytes_of(storage_);
+}
+
 Parameter& TunedPart::add(Backend& backend, const Linear& linear,
                           const std::string& suffix, const std::string& kind,
                           Mat weight) {

@@ -17,6 +17,8 @@ Buffer allocate_optimizer_state(Backend& backend, Parameter& parameter);
 /// Bytes of that allocation.
 size_t optimizer_state_bytes(const Parameter& parameter);
 
+size_t bytes_of(const std::vector<Buffer>& buffers);
+
 /// A module's own random sequence under one seed.
 uint64_t salted(uint64_t seed, const std::string& name);
 
@@ -24,6 +26,8 @@ uint64_t salted(uint64_t seed, const std::string& name);
 class TunedPart : public TrainablePart {
  public:
   std::vector<std::unique_ptr<Parameter>> parameters;
+  /// Of what the part has allocated: masters, gradients, moments, copies to compute with.
+  size_t bytes() const;
   /// The optimizer has moved the parameters, with this learning rate and weight decay.
   virtual void stepped(Backend& backend, double rate, double decay) {
     (void)rate, (void)decay, refresh(backend);

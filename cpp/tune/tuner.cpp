@@ -168,18 +168,16 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained, int64_t samples) {
   plan.weights = model_->bytes();
   plan.activations = count.peak();
   for (const Parameter* p : parameters_) {
-    const size_t values = size_t(p->weight.count()) * sizeof(float);
-    plan.trainable += 2 * values;  // master (or base copy) and gradient
-    plan.optimizer += 2 * values;
-    if (kind_ == MethodSpec::Kind::sparse) plan.trainable += 2 * values;  // base, places
-    // Beside quantized weights: a copy to compute with, and the base.
-    if (!bases_.empty() && !slices_in_place())
-      plan.trainable += 2 * size_t(p->weight.count()) * dtype_size(p->weight.dtype);
+    plan.optimizer += 2 * size_t(p->gradient.count()) * sizeof(float);
+    // Where they are: lists of the host's.
+    if (model_->backend->host_memory())
+      plan.trainable += p->index.size() * sizeof(int32_t);
   }
   // In f32 and, for bf16 weights, once more in their type.
   const size_t copies = sizeof(float) + (model_->dtype == DType::bf16 ? 2 : 0);
   for (const Projected& p : projections())
     plan.optimizer += size_t(p.projection.count()) * copies;
+  plan.trainable += held_bytes() - plan.optimizer;
   if (ranks_) plan.trainable += size_t(gradient_values()) * sizeof(float);
   plan.workspace = model_->backend->workspace_bytes(tokens, attention_shape(*model_, 0));
   const size_t ours = plan.weights + plan.trainable + plan.optimizer + arena_.bytes();
@@ -189,6 +187,14 @@ MemoryPlan Tuner::plan(int64_t tokens, int64_t trained, int64_t samples) {
   plan.limit = device.total;
   plan.trainable += calibration_bytes();  // not held yet
   return plan;
+}
+
+size_t Tuner::held_bytes() const {
+  size_t bytes = bytes_of(bases_);
+  for (const Hook& hook : hooks_) bytes += hook.part->bytes();
+  for (const StreamHook& hook : stream_hooks_) bytes += hook.intervention->bytes();
+  for (const Trained& t : trained_) bytes += t.state.bytes();
+  return bytes;
 }
 
 void Tuner::refresh_parts() {

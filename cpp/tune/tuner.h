@@ -101,6 +101,8 @@ class Tuner {
   /// For one micro-batch of this many tokens of so many samples, `trained` of them with a
   /// label.
   MemoryPlan plan(int64_t tokens, int64_t trained, int64_t samples);
+  /// Of what trains, its moments and what restores the base; without activations.
+  size_t held_bytes() const;
 
   /// One optimizer step over the micro-batches; the loss is the mean over all their
   /// trained tokens. On any error weights and moments are as before. `expected_tokens`:

@@ -41,6 +41,10 @@ struct Calls {
 };
 Calls& calls();
 
+/// What the runtime refuses from now on, for tests of what happens then.
+enum class Refused { nothing, capture, instantiation, launch };
+void refuse_graphs(Refused what);
+
 /// Appends work to a stream. It runs when something waits for it.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 /// Runs everything that is queued.

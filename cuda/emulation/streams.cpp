@@ -86,6 +86,11 @@ void drain(EmulatedStream& stream) {
   on_device([&stream] { run_queue(stream); });
 }
 
+Refused& refused() {
+  static Refused what = Refused::nothing;
+  return what;
+}
+
 bool eager() {
   static const bool given = std::getenv("S2FT_EMULATION_EAGER") != nullptr;
   return given;
@@ -96,6 +101,11 @@ bool eager() {
 Calls& calls() {
   static Calls all;
   return all;
+}
+
+void refuse_graphs(Refused what) {
+  Lock lock(mutex());
+  refused() = what;
 }
 
 void drain_all() {
@@ -216,7 +226,8 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   Lock lock(mutex());
-  if (!stream || capturing()) return report(cudaErrorStreamCaptureUnsupported);
+  if (!stream || capturing() || refused() == Refused::capture)
+    return report(cudaErrorStreamCaptureUnsupported);
   stream->capture = std::make_unique<EmulatedGraph>();
   stream->invalidated = false;
   return cudaSuccess;
@@ -240,10 +251,13 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
                                  unsigned long long) {
+  *exec = nullptr;
+  if (refused() == Refused::instantiation) return report(cudaErrorMemoryAllocation);
   *exec = new EmulatedGraphExec{graph->work};
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  if (refused() == Refused::launch) return report(cudaErrorMemoryAllocation);
   ++calls().graphs;
   return enqueue(stream, [exec] {
     for (const Work& work : exec->work) work();

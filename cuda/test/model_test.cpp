@@ -212,6 +212,50 @@ TEST(fusing_and_taking_out_restores_every_bit) {
   CHECK(fingerprint(*a) == before);
 }
 
+namespace {
+
+/// What a run is told before it begins is what it holds, but for what the backend takes
+/// for itself and only knows a bound of.
+void check_plan(const NamedMethod& m, DType dtype, Quantization kind) {
+  ModelConfig config = tiny_config();
+  config.hidden_size = 64, config.intermediate_size = 176, config.vocab_size = 500;
+  const Checkpoint checkpoint(config);
+  const std::vector<int> lengths = {100, 60, 96};
+  const auto backend = make_test_backend();
+  const size_t own = backend->device_memory().held;
+  const auto model = checkpoint.load(backend, kind, dtype);
+  const TinyData data = tiny_data(lengths, config.vocab_size);
+  Tuner tuner(model, m.method, {}, Recompute::selective);
+  tuner.calibrate({data.samples()});
+  int64_t trained = 0;
+  for (const auto& labels : data.labels)
+    for (int32_t label : labels) trained += label != -100;
+  const MemoryPlan plan = tuner.plan(256, trained, int64_t(lengths.size()));
+  backend->reset_peak_memory();
+  for (int i = 0; i < 5; ++i) tuner.step({data.samples()}, 1e-3);
+  const size_t peak = backend->device_memory().peak;
+  const size_t exact = plan.weights + plan.trainable + plan.optimizer + plan.activations;
+  CHECK(peak <= exact + plan.workspace);
+  CHECK(double(peak - own) >= 0.95 * double(exact));
+#ifdef S2FT_CUDA_EMULATION
+  // No library's workspace lies beside it.
+  CHECK(double(peak - own) <= 1.05 * double(exact));
+#endif
+}
+
+}  // namespace
+
+TEST(memory_plans_are_what_training_holds) {
+  for (const NamedMethod& m : every_method()) {
+    check_plan(m, DType::f32, Quantization::none);
+    check_plan(m, DType::bf16, Quantization::none);
+  }
+  for (const NamedMethod& m : {NamedMethod{"s2ft", s2ft_method()},
+                               {"lora", lora_method()},
+                               {"dora", dora_method()}})
+    check_plan(m, DType::bf16, Quantization::int8);
+}
+
 TEST(memory_that_is_held_is_counted) {
   const Checkpoint checkpoint;
   const auto backend = gpu();

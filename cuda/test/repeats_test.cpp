@@ -395,6 +395,27 @@ TEST(work_that_keeps_changing_is_left_alone_for_a_while) {
   CHECK(graphs == 1);
 }
 
+TEST(work_is_done_where_the_runtime_refuses_graphs) {
+  using cuda::emulation::Refused;
+  for (Refused what : {Refused::capture, Refused::instantiation, Refused::launch}) {
+    Bench b;
+    // From the start, and after some graphs.
+    for (int before : {0, 6}) {
+      const auto work = [&] {
+        return b.repeat([&] { b.backend->add(b.y, b.x); }, uint64_t(before));
+      };
+      for (int i = 0; i < before; ++i) CHECK(work() == 1);
+      cuda::emulation::refuse_graphs(what);
+      const uint64_t graphs = calls().graphs;
+      for (int i = 0; i < 8; ++i) CHECK(work() == 1);
+      if (before == 0 || what == Refused::launch) CHECK(calls().graphs == graphs);
+      cuda::emulation::refuse_graphs(Refused::nothing);
+      for (int i = 0; i < 120; ++i) CHECK(work() == 1);
+      CHECK(calls().graphs > graphs);
+    }
+  }
+}
+
 TEST(what_fails_on_the_way_is_thrown_each_time) {
   Bench b;
   for (int i = 0; i < 12; ++i) {
