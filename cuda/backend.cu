@@ -151,6 +151,11 @@ class CudaBackend final : public Backend, public NcclGroups {
     cuda::scatter_elements(at(), y, x, index);
   }
 
+  void rank_logits(const Ranking& to, Mat logits, const LogitChange* changes,
+                   int64_t count, const float* temperatures) override {
+    cuda::rank_logits(at(), to, logits, changes, count, temperatures);
+  }
+
   void adamw(const AdamW* updates, int count, Clipping clipping) override {
     cuda::adamw(at(), updates, count, clipping);
   }

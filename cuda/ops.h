@@ -9,6 +9,8 @@ namespace s2ft {
 struct AdamW;
 struct AdapterRows;
 struct Clipping;
+struct LogitChange;
+struct Ranking;
 }  // namespace s2ft
 
 namespace s2ft::cuda {
@@ -61,6 +63,9 @@ void linear_cross_entropy(Context&, Mat nll, Mat dx, Mat x, Mat w, const int32_t
                           float gradient_scale, void* scratch);
 // adapters.cu
 void add_adapters(Context&, Mat y, Mat x, const AdapterRows* groups, int count);
+// rank_logits.cu
+void rank_logits(Context&, const Ranking& to, Mat logits, const LogitChange* changes,
+                 int64_t count, const float* temperatures);
 // adamw.cu
 void adamw(Context&, const AdamW* updates, int count, Clipping clipping);
 

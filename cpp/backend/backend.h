@@ -69,6 +69,25 @@ struct AdamW {
   int64_t step;          // 1-based, for bias correction
 };
 
+/// What becomes of one logit x before a token is chosen: with y = x + bias,
+/// y * (y < 0 ? negative : positive) + add.
+struct LogitChange {
+  int32_t row = 0, token = 0;
+  float bias = 0, negative = 1, positive = 1, add = 0;
+};
+
+/// The k largest logits of each of n rows, the largest first and lower tokens first where
+/// they are equal, in the backend's memory.
+struct Ranking {
+  static constexpr int64_t kMost = 256;
+  int64_t k = 0;              // at most kMost, and the vocabulary
+  float* values = nullptr;    // [n, k]
+  int32_t* tokens = nullptr;  // [n, k]
+  double* masses =
+      nullptr;              // [n] sum over all tokens of exp((x - largest) / temperature)
+  float* before = nullptr;  // [changes] the logits that were changed
+};
+
 /// What holds for all updates of a step alike, from numbers in the backend's memory.
 struct Clipping {
   // [2] sum_of_squares() of all gradients, and of what else has to be finite. Empty:
@@ -246,6 +265,12 @@ class Backend {
   /// y(index[i] / cols, index[i] % cols) = x[i], distinct indices   y (rows, cols),
   /// x (1, n, f32)
   virtual void scatter_elements(Mat y, Mat x, const int32_t* index) = 0;
+
+  // -- choice of tokens -----------------------------------------------------------
+  /// Makes the changes in place, (row, token) pairs that are distinct, then ranks every
+  /// row. temperatures [n], 0 where no mass is asked for.   logits (n, vocabulary, f32)
+  virtual void rank_logits(const Ranking& to, Mat logits, const LogitChange* changes,
+                           int64_t count, const float* temperatures) = 0;
 
   // -- optimizer ------------------------------------------------------------------
   virtual void adamw(const AdamW* updates, int count, Clipping clipping) = 0;

@@ -11,6 +11,7 @@
 #include "cpu/cpu_info.h"
 #include "cpu/linear_cross_entropy.h"
 #include "cpu/products.h"
+#include "cpu/rank_logits.h"
 
 namespace s2ft {
 namespace {
@@ -226,6 +227,12 @@ class CpuBackend final : public Backend {
   void scatter_elements(Mat y, Mat x, const int32_t* index) override {
     const ThreadScope scope(threads_);
     kernels_.scatter_elements(y, x, index);
+  }
+
+  void rank_logits(const Ranking& to, Mat logits, const LogitChange* changes,
+                   int64_t count, const float* temperatures) override {
+    const ThreadScope scope(threads_);
+    s2ft::rank_logits(to, logits, changes, count, temperatures);
   }
 
   void adamw(const AdamW* updates, int count, Clipping clipping) override {

@@ -99,11 +99,8 @@ void require_finite(const Batch& batch, const float* nll) {
   }
 }
 
-namespace {
-
-/// body(i, logits) for chunk after chunk of the rows' logits.
-template <class Body>
-void each_logits_chunk(const Pass& pass, const std::vector<int32_t>& rows, Body body) {
+void each_logits_chunk(const Pass& pass, const std::vector<int32_t>& rows,
+                       const std::function<void(int64_t i, Mat logits)>& body) {
   Model& model = pass.model;
   Backend& backend = *model.backend;
   Activations& a = pass.activations;
@@ -119,8 +116,6 @@ void each_logits_chunk(const Pass& pass, const std::vector<int32_t>& rows, Body 
     body(i, rows_of(a.logits, m));
   }
 }
-
-}  // namespace
 
 void logits_of_rows(const Pass& pass, const std::vector<int32_t>& rows, float* out,
                     float* normalizers) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 
 #include "core/error.h"
 #include "model/activations.h"
@@ -56,6 +57,11 @@ void loss_head(const Pass& pass, float gradient_scale);
 
 /// Looks at the losses of batch.targets. Throws NonFiniteRow.
 void require_finite(const Batch& batch, const float* nll);
+
+/// body(i, logits) for chunk after chunk of the rows of `output`: the logits of rows i,
+/// i + 1, ..., which body may change.   logits (n, vocabulary, f32)
+void each_logits_chunk(const Pass& pass, const std::vector<int32_t>& rows,
+                       const std::function<void(int64_t i, Mat logits)>& body);
 
 /// Logits of the given rows of `output`, to host. With `normalizers` [n] also the
 /// logarithms of the sums of their exponentials.   out [n * vocabulary]

@@ -220,7 +220,6 @@ Activations Decoder::place(const ActivationRequest& request) {
 void Decoder::read_results(const Pass& pass, const Packed& packed,
                            const std::vector<DecodeRow>& rows,
                            std::vector<DecodedRow>& out) {
-  const int64_t vocab = model_->config.vocab_size;
   std::vector<size_t> sampled;
   std::vector<int32_t> last, target_rows, targets;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -241,20 +240,42 @@ void Decoder::read_results(const Pass& pass, const Packed& packed,
     for (size_t t = 0; t < rows[i].targets.size(); ++t)
       out[i].target_log_probs.push_back(-nll[at++]);
 
-  std::vector<float> normalizers(sampled.size());
-  logits_.resize(std::max(logits_.size(), sampled.size() * size_t(vocab)));
+  std::vector<SampledRow> choices;
+  for (size_t i : sampled) {
+    const Sequence& s = sequences_.at(rows[i].sequence);
+    choices.push_back(
+        {&s.options.sampling, {s.tokens, size_t(s.options.prompt)}, rows[i].random});
+  }
+  choose_tokens(pass, last, choices);
+  for (size_t j = 0; j < sampled.size(); ++j) {
+    out[sampled[j]].finite = choices[j].finite;
+    out[sampled[j]].sampled = std::move(choices[j].sampled);
+  }
+}
+
+void Decoder::choose_tokens(const Pass& pass, const std::vector<int32_t>& last,
+                            std::vector<SampledRow>& rows) {
+  const int64_t vocab = model_->config.vocab_size;
+  const bool ranks = std::all_of(rows.begin(), rows.end(), [](const SampledRow& row) {
+    return can_rank(*row.options);
+  });
+  if (ranks && !model_->backend->host_memory()) {
+    each_logits_chunk(pass, last, [&](int64_t i, Mat logits) {
+      sample_ranked(*model_->backend, ranked_, logits, rows, i);
+    });
+    return;
+  }
+  std::vector<float> normalizers(rows.size());
+  logits_.resize(std::max(logits_.size(), rows.size() * size_t(vocab)));
   logits_of_rows(pass, last, logits_.data(), normalizers.data());
   const int threads = model_->backend->threads();
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (sampled.size() > 1)
-  for (size_t j = 0; j < sampled.size(); ++j) {
-    const DecodeRow& row = rows[sampled[j]];
-    DecodedRow& to = out[sampled[j]];
-    to.finite = std::isfinite(normalizers[j]);
-    if (!to.finite) continue;
-    const Sequence& s = sequences_.at(row.sequence);
-    to.sampled =
-        sample(logits_.data() + j * size_t(vocab), vocab, normalizers[j],
-               s.options.sampling, row.random, {s.tokens, size_t(s.options.prompt)});
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (rows.size() > 1)
+  for (size_t j = 0; j < rows.size(); ++j) {
+    SampledRow& row = rows[j];
+    row.finite = std::isfinite(normalizers[j]);
+    if (!row.finite) continue;
+    row.sampled = sample(logits_.data() + j * size_t(vocab), vocab, normalizers[j],
+                         *row.options, row.random, row.history);
   }
 }
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "model/transformer.h"
-#include "serve/sampling.h"
+#include "serve/ranked_sampling.h"
 #include "serve/served_adapter.h"
 
 namespace s2ft {
@@ -76,6 +76,9 @@ class Decoder {
   Packed pack(const std::vector<DecodeRow>& rows) const;
   void read_results(const Pass& pass, const Packed& packed,
                     const std::vector<DecodeRow>& rows, std::vector<DecodedRow>& out);
+  /// A token for each of the given rows of `output`.
+  void choose_tokens(const Pass& pass, const std::vector<int32_t>& last,
+                     std::vector<SampledRow>& rows);
   Activations place(const ActivationRequest& request);
 
   std::shared_ptr<Model> model_;
@@ -84,7 +87,8 @@ class Decoder {
   std::unordered_map<int64_t, Sequence> sequences_;
   std::unordered_map<int64_t, std::unique_ptr<ServedAdapter>> adapters_;
   Buffer arena_;
-  std::vector<float> logits_;  // of the last pass's sampled rows
+  std::vector<float> logits_;  // of the last pass's sampled rows, where they come here
+  Buffer ranked_;              // what is ranked of them elsewhere
 };
 
 }  // namespace s2ft

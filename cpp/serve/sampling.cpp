@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <unordered_map>
 
@@ -9,46 +10,10 @@ namespace s2ft {
 
 namespace {
 
-/// The logits' own values where `sample` changes them.
-class Changes {
- public:
-  explicit Changes(float* logits) : logits_(logits) {}
-  /// Remembers a logit once and gives it to be changed.
-  float& at(int32_t token) {
-    before_.try_emplace(token, logits_[token]);
-    return logits_[token];
-  }
-  float before(int32_t token) const {
-    const auto found = before_.find(token);
-    return found == before_.end() ? logits_[token] : found->second;
-  }
-
- private:
-  float* logits_;
-  std::unordered_map<int32_t, float> before_;
-};
-
-void penalize(Changes& logits, int64_t vocab, const Sampling& o, const History& history) {
-  for (const auto& [token, bias] : o.bias)
-    if (token >= 0 && token < vocab) logits.at(token) += bias;
-  const bool counted = o.frequency_penalty != 0 || o.presence_penalty != 0;
-  if (o.repetition_penalty == 1 && !counted) return;
-  // How often each token was generated; 0 for those of the prompt alone.
-  std::unordered_map<int32_t, int> seen;
-  for (size_t i = 0; i < history.tokens.size(); ++i)
-    seen[history.tokens[i]] += i >= history.generated;
-  for (const auto& [token, times] : seen) {
-    if (token < 0 || token >= vocab) continue;
-    float& logit = logits.at(token);
-    logit *= logit < 0 ? o.repetition_penalty : 1 / o.repetition_penalty;
-    if (times > 0) logit -= float(times) * o.frequency_penalty + o.presence_penalty;
-  }
-}
-
 /// The most probable candidates in order, sorted as far as they are asked for.
-class Ranking {
+class Order {
  public:
-  Ranking(const float* logits, int64_t vocab) : logits_(logits), order_(size_t(vocab)) {
+  Order(const float* logits, int64_t vocab) : logits_(logits), order_(size_t(vocab)) {
     std::iota(order_.begin(), order_.end(), 0);
   }
   size_t size() const { return order_.size(); }
@@ -75,19 +40,91 @@ class Ranking {
   size_t sorted_ = 0;
 };
 
-int32_t draw(const float* logits, int64_t vocab, const Sampling& o, double random) {
-  Ranking ranking(logits, vocab);
-  const double top = logits[ranking[0]];
-  auto weight = [&](int32_t t) {
-    return std::exp((double(logits[t]) - top) / o.temperature);
+/// The same from what is ranked already, and from the whole row where that ends.
+class Candidates {
+ public:
+  Candidates(const RankedLogits& ranked, int64_t vocab)
+      : ranked_(ranked), vocab_(vocab) {}
+  size_t size() const { return size_t(vocab_); }
+  std::pair<int32_t, float> operator[](size_t i) {
+    if (i < ranked_.count) return {ranked_.tokens[i], ranked_.values[i]};
+    if (!rest_) {
+      whole_ = ranked_.whole();
+      rest_ = std::make_unique<Order>(whole_, vocab_);
+    }
+    const int32_t token = (*rest_)[i];
+    return {token, whole_[token]};
+  }
+
+ private:
+  const RankedLogits& ranked_;
+  int64_t vocab_;
+  const float* whole_ = nullptr;
+  std::unique_ptr<Order> rest_;
+};
+
+double mass_of(const float* logits, int64_t vocab, double top, float temperature) {
+  double mass = 0;
+  for (int64_t t = 0; t < vocab; ++t)
+    mass += std::exp((double(logits[t]) - top) / temperature);
+  return mass;
+}
+
+bool cut_by_k(const Sampling& o, int64_t vocab) {
+  return o.top_k > 0 && o.top_k < vocab;
+}
+
+}  // namespace
+
+void add_changes(std::vector<LogitChange>& changes, int32_t row, int64_t vocab,
+                 const Sampling& o, const History& history) {
+  std::unordered_map<int32_t, LogitChange> by_token;
+  const auto at = [&](int32_t token) -> LogitChange& {
+    LogitChange& change = by_token[token];
+    change.row = row;
+    change.token = token;
+    return change;
   };
-  const size_t most =
-      o.top_k > 0 ? std::min(ranking.size(), size_t(o.top_k)) : ranking.size();
+  for (const auto& [token, bias] : o.bias)
+    if (token >= 0 && token < vocab) at(token).bias += bias;
+  const bool counted = o.frequency_penalty != 0 || o.presence_penalty != 0;
+  if (o.repetition_penalty != 1 || counted) {
+    // How often each token was generated; 0 for those of the prompt alone.
+    std::unordered_map<int32_t, int> seen;
+    for (size_t i = 0; i < history.tokens.size(); ++i)
+      seen[history.tokens[i]] += i >= history.generated;
+    for (const auto& [token, times] : seen) {
+      if (token < 0 || token >= vocab) continue;
+      LogitChange& change = at(token);
+      change.negative = o.repetition_penalty;
+      change.positive = 1 / o.repetition_penalty;
+      if (times > 0)
+        change.add = -(float(times) * o.frequency_penalty + o.presence_penalty);
+    }
+  }
+  for (const auto& [token, change] : by_token) changes.push_back(change);
+}
+
+int64_t ranks_needed(const Sampling& o, int64_t vocab) {
+  const int64_t most = std::min(vocab, Ranking::kMost);
+  if (o.temperature <= 0) return 1;
+  return cut_by_k(o, vocab) ? std::min<int64_t>(o.top_k, most) : most;
+}
+
+int32_t choose(const RankedLogits& logits, int64_t vocab, const Sampling& o,
+               double random) {
+  Candidates candidates(logits, vocab);
+  if (o.temperature <= 0) return candidates[0].first;
+  const double top = candidates[0].second;
+  auto weight = [&](size_t i) {
+    return std::exp((double(candidates[i].second) - top) / o.temperature);
+  };
+  const size_t most = cut_by_k(o, vocab) ? size_t(o.top_k) : candidates.size();
   double sum = 0;
-  if (most == ranking.size()) {
-    for (int64_t t = 0; t < vocab; ++t) sum += weight(int32_t(t));
+  if (most == candidates.size()) {
+    sum = logits.mass;
   } else {
-    for (size_t i = 0; i < most; ++i) sum += weight(ranking[i]);
+    for (size_t i = 0; i < most; ++i) sum += weight(i);
   }
   // How many of the most probable stay, and their weight.
   size_t keep = most;
@@ -95,7 +132,7 @@ int32_t draw(const float* logits, int64_t vocab, const Sampling& o, double rando
   if (o.top_p < 1 || o.min_p > 0) {
     kept = 0;
     for (keep = 0; keep < most;) {
-      const double w = weight(ranking[keep]);
+      const double w = weight(keep);
       if (keep > 0 && w < double(o.min_p)) break;
       kept += w;
       ++keep;
@@ -104,29 +141,39 @@ int32_t draw(const float* logits, int64_t vocab, const Sampling& o, double rando
   }
   double left = random * kept;
   for (size_t i = 0;; ++i) {
-    const double w = weight(ranking[i]);
-    if (i + 1 >= keep || left < w) return ranking[i];
+    const double w = weight(i);
+    if (i + 1 >= keep || left < w) return candidates[i].first;
     left -= w;
   }
 }
-
-}  // namespace
 
 SampledToken sample(float* logits, int64_t vocab, float normalizer,
                     const Sampling& options, double random, const History& history) {
   SampledToken out{};
   if (options.top > 0) {
-    Ranking ranking(logits, vocab);
-    const size_t n = std::min(ranking.size(), size_t(options.top));
+    Order order(logits, vocab);
+    const size_t n = std::min(order.size(), size_t(options.top));
     for (size_t i = 0; i < n; ++i)
-      out.top.push_back({ranking[i], logits[ranking[i]] - normalizer});
+      out.top.push_back({order[i], logits[order[i]] - normalizer});
   }
-  Changes changes(logits);
-  penalize(changes, vocab, options, history);
-  out.token = options.temperature <= 0
-                  ? int32_t(std::max_element(logits, logits + vocab) - logits)
-                  : draw(logits, vocab, options, random);
-  out.log_prob = changes.before(out.token) - normalizer;
+  std::vector<LogitChange> changes;
+  add_changes(changes, 0, vocab, options, history);
+  std::unordered_map<int32_t, float> before;
+  for (const LogitChange& c : changes) {
+    float& x = logits[c.token];
+    before.emplace(c.token, x);
+    x += c.bias;
+    x *= x < 0 ? c.negative : c.positive;
+    x += c.add;
+  }
+  const int32_t best = int32_t(std::max_element(logits, logits + vocab) - logits);
+  RankedLogits ranked{&logits[best], &best, 1, 0, [&] { return logits; }};
+  if (options.temperature > 0 && !cut_by_k(options, vocab))
+    ranked.mass = mass_of(logits, vocab, logits[best], options.temperature);
+  out.token = choose(ranked, vocab, options, random);
+  const auto changed = before.find(out.token);
+  out.log_prob =
+      (changed == before.end() ? logits[out.token] : changed->second) - normalizer;
   return out;
 }
 

@@ -3,8 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <utility>
 #include <vector>
+
+#include "backend/backend.h"
 
 namespace s2ft {
 
@@ -33,11 +36,33 @@ struct History {
   size_t generated = 0;
 };
 
+/// What is done to a row's logits before a token is chosen: bias and penalties. Appended,
+/// for distinct tokens of the vocabulary.
+void add_changes(std::vector<LogitChange>& changes, int32_t row, int64_t vocab,
+                 const Sampling& options, const History& history);
+
+/// A row of logits as Backend::rank_logits tells of it.
+struct RankedLogits {
+  const float* values = nullptr;  // [count] the largest first
+  const int32_t* tokens = nullptr;
+  size_t count = 0;
+  double mass = 0;
+  /// All of the row, for a choice that goes on behind what is ranked.
+  std::function<const float*()> whole;
+};
+
+/// How many logits a choice usually looks at.
+int64_t ranks_needed(const Sampling& options, int64_t vocab);
+
+/// A token, by temperature, top-k, top-p and min-p as Hugging Face's filters do, from
+/// logits that are changed already. Ties go to the lower token. `random` in [0, 1)
+/// decides the draw.
+int32_t choose(const RankedLogits& logits, int64_t vocab, const Sampling& options,
+               double random);
+
 /// Bias, the repetition penalty (over the distinct tokens of the history), OpenAI's
-/// penalties, then temperature, top-k, top-p and min-p, as Hugging Face's filters do.
-/// Ties go to the lower token. `random` in [0, 1) decides the draw. `normalizer` is the
-/// log-sum- exp of the logits. logits
-/// [vocabulary], overwritten
+/// penalties, then choose(). `normalizer` is the log-sum-exp of the logits.
+/// logits [vocabulary], overwritten
 SampledToken sample(float* logits, int64_t vocab, float normalizer,
                     const Sampling& options, double random, const History& history);
 

@@ -2,6 +2,7 @@
 #include "test/conformance/cpu_backends.h"
 #include "test/conformance/elementwise.h"
 #include "test/conformance/loss.h"
+#include "test/conformance/rank.h"
 #include "test/conformance/serving.h"
 #include "test/conformance/transformer.h"
 #include "test/conformance/vectors.h"

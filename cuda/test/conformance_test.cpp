@@ -6,6 +6,7 @@
 #include "test/conformance/loss.h"
 #include "test/conformance/matmul.h"
 #include "test/conformance/quantized.h"
+#include "test/conformance/rank.h"
 #include "test/conformance/serving.h"
 #include "test/conformance/transformer.h"
 #include "test/conformance/vectors.h"
