@@ -83,8 +83,8 @@ struct Ranking {
   int64_t k = 0;              // at most kMost, and the vocabulary
   float* values = nullptr;    // [n, k]
   int32_t* tokens = nullptr;  // [n, k]
-  double* masses =
-      nullptr;              // [n] sum over all tokens of exp((x - largest) / temperature)
+  // [n] sums over all tokens of exp((x - largest) / temperature)
+  double* masses = nullptr;
   float* before = nullptr;  // [changes] the logits that were changed
 };
 

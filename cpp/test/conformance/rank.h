@@ -113,7 +113,8 @@ TEST(unusual_logits_are_ranked) {
   // More candidates than there is room for.
   Host wide(1, 512 * 40);
   for (int64_t j = 0; j < wide.cols; ++j)
-    wide(0, j) = j % 512 < 30 ? round_to(DType::f32, 50 + double(rng().normal())) : -double(j % 512);
+    wide(0, j) = j % 512 < 30 ? round_to(DType::f32, 50 + double(rng().normal()))
+                              : -double(j % 512);
   for (const NamedBackend& b : backends_under_test())
     for (int64_t k : {29, 31, 200}) check_ranking(b, wide, k, 0, {});
 }
