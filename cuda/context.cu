@@ -47,7 +47,8 @@ void check(cudaError_t status, const char* where) {
       status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "DEVICE_UNAVAILABLE", what);
 }
 
-Context::Context(int device) : device_(device) {
+Context::Context(int device)
+    : device_(device), repeats_(std::make_unique<Repeats>(*this)) {
   enter();
   multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, device);
   capability_ = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
@@ -64,7 +65,6 @@ Context::Context(int device) : device_(device) {
     check(cudaEventCreateWithFlags(&half.copied, cudaEventDisableTiming),
           "cudaEventCreate");
   }
-  repeats_ = std::make_unique<Repeats>(*this);
   grow(kHalfBytes);
   products_ = std::make_unique<Products>(*this);
 }

@@ -147,10 +147,7 @@ std::unique_ptr<DnnAttention> DnnAttention::open(Context& context) {
   Queue queue{[&context](size_t bytes) { return context.scratch(bytes); },
               [&context] { context.synchronize(); },
               [&context](const std::vector<uint64_t>& what) {
-                for (uint64_t value : what)
-                  if (!context.repeats().proceed(Repeats::Tag::attention, value))
-                    return false;
-                return true;
+                return context.repeats().proceed(Repeats::Tag::attention, what);
               }};
   return std::make_unique<DnnAttention>(api, handle, std::move(queue));
 }

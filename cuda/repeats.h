@@ -41,6 +41,13 @@ class Repeats {
     (note(what), ...);
     return mode_ != Mode::following;
   }
+  /// The same of a list.
+  bool proceed(Tag tag, const std::vector<uint64_t>& what) {
+    if (mode_ == Mode::idle) return true;
+    note(tag);
+    for (uint64_t value : what) note(value);
+    return mode_ != Mode::following;
+  }
   bool active() const { return mode_ != Mode::idle; }
   /// While active: where a copy of a host array is, or will be, on the device.
   const void* stage(const void* host, size_t bytes);

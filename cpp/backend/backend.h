@@ -69,11 +69,15 @@ struct AdamW {
   int64_t step;          // 1-based, for bias correction
 };
 
-/// What becomes of one logit x before a token is chosen: with y = x + bias,
-/// y * (y < 0 ? negative : positive) + add.
+/// What becomes of one logit before a token is chosen.
 struct LogitChange {
   int32_t row = 0, token = 0;
   float bias = 0, negative = 1, positive = 1, add = 0;
+  float of(float x) const {
+    x += bias;
+    x *= x < 0 ? negative : positive;
+    return x + add;
+  }
 };
 
 /// The k largest logits of each of n rows, the largest first and lower tokens first where

@@ -13,9 +13,7 @@ void rank_logits(const Ranking& to, Mat logits, const LogitChange* changes, int6
     const LogitChange& c = changes[i];
     float& x = logits.as<float>()[c.row * logits.ld + c.token];
     to.before[i] = x;
-    x += c.bias;
-    x *= x < 0 ? c.negative : c.positive;
-    x += c.add;
+    x = c.of(x);
   }
 #pragma omp parallel for schedule(dynamic) if (logits.rows > 1)
   for (int64_t i = 0; i < logits.rows; ++i) {

@@ -12,14 +12,18 @@ int Batch::sample_of(int32_t row) const {
   return int(std::upper_bound(begins.begin(), begins.end(), row) - begins.begin()) - 1;
 }
 
+uint64_t mixed(uint64_t key, const std::vector<int32_t>& lengths) {
+  for (int32_t length : lengths) {
+    uint64_t state = key ^ uint64_t(uint32_t(length));
+    key = splitmix64(state);
+  }
+  return key;
+}
+
 uint64_t shape_key(const Batch& batch) {
   uint64_t key = batch.targets.size();
-  for (const auto* lengths : {&batch.begins, &batch.k_len, &batch.prompts}) {
-    for (int32_t length : *lengths) {
-      uint64_t state = key ^ uint64_t(uint32_t(length));
-      key = splitmix64(state);
-    }
-  }
+  for (const auto* lengths : {&batch.begins, &batch.k_len, &batch.prompts})
+    key = mixed(key, *lengths);
   return key;
 }
 

@@ -42,6 +42,9 @@ struct Batch {
   int sample_of(int32_t row) const;
 };
 
+/// Another key for every key and list.
+uint64_t mixed(uint64_t key, const std::vector<int32_t>& lengths);
+
 /// The same for batches whose passes are the same operations over other tokens.
 uint64_t shape_key(const Batch& batch);
 

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "core/error.h"
-#include "core/rng.h"
 
 namespace s2ft {
 
@@ -15,17 +14,6 @@ namespace {
 
 [[noreturn]] void invalid(const std::string& message) {
   throw Error("INVALID_ARGUMENT", "[decode] " + message);
-}
-
-/// The same for passes that take as many tokens for as many sequences, however many went
-/// before.
-uint64_t lengths_key(const Batch& batch) {
-  uint64_t key = 0;
-  for (int32_t begin : batch.begins) {
-    uint64_t state = key ^ uint64_t(uint32_t(begin));
-    key = splitmix64(state);
-  }
-  return key;
 }
 
 /// The adapters of a batch whose rows lie adapter by adapter.
@@ -295,7 +283,8 @@ std::vector<DecodedRow> Decoder::pass(const std::vector<DecodeRow>& rows,
   Pass pass{*model_, packed.batch, activations, false, &cache_, packed.cache_rows.data()};
   pass.cancel = cancel;
   if (!packed.adapters.empty()) pass.added = &packed.adapters;
-  model_->backend->repeat(lengths_key(packed.batch), [&] { forward(pass); });
+  // However many tokens went before.
+  model_->backend->repeat(mixed(0, packed.batch.begins), [&] { forward(pass); });
 
   // The history that penalties look at ends with the tokens of this pass.
   for (const DecodeRow& row : rows) {

@@ -55,7 +55,7 @@ void sample_ranked(Backend& backend, Buffer& scratch, Mat logits,
     const Sampling& o = *row.options;
     top = std::max(top, std::min<int64_t>(o.top, vocab));
     choice = std::max(choice, ranks_needed(o, vocab));
-    temperatures.push_back(std::max(o.temperature, 0.0f));
+    temperatures.push_back(needs_mass(o, vocab) ? o.temperature : 0);
     add_changes(changes, int32_t(i), vocab, o, row.history);
   }
   const auto laid_out = [&](Arena& arena) {

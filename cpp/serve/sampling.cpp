@@ -111,6 +111,10 @@ int64_t ranks_needed(const Sampling& o, int64_t vocab) {
   return cut_by_k(o, vocab) ? std::min<int64_t>(o.top_k, most) : most;
 }
 
+bool needs_mass(const Sampling& o, int64_t vocab) {
+  return o.temperature > 0 && !cut_by_k(o, vocab);
+}
+
 int32_t choose(const RankedLogits& logits, int64_t vocab, const Sampling& o,
                double random) {
   Candidates candidates(logits, vocab);
@@ -162,13 +166,11 @@ SampledToken sample(float* logits, int64_t vocab, float normalizer,
   for (const LogitChange& c : changes) {
     float& x = logits[c.token];
     before.emplace(c.token, x);
-    x += c.bias;
-    x *= x < 0 ? c.negative : c.positive;
-    x += c.add;
+    x = c.of(x);
   }
   const int32_t best = int32_t(std::max_element(logits, logits + vocab) - logits);
   RankedLogits ranked{&logits[best], &best, 1, 0, [&] { return logits; }};
-  if (options.temperature > 0 && !cut_by_k(options, vocab))
+  if (needs_mass(options, vocab))
     ranked.mass = mass_of(logits, vocab, logits[best], options.temperature);
   out.token = choose(ranked, vocab, options, random);
   const auto changed = before.find(out.token);

@@ -53,6 +53,8 @@ struct RankedLogits {
 
 /// How many logits a choice usually looks at.
 int64_t ranks_needed(const Sampling& options, int64_t vocab);
+/// Whether it looks at the sum over all of them.
+bool needs_mass(const Sampling& options, int64_t vocab);
 
 /// A token, by temperature, top-k, top-p and min-p as Hugging Face's filters do, from
 /// logits that are changed already. Ties go to the lower token. `random` in [0, 1)

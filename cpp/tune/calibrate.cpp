@@ -194,8 +194,7 @@ std::vector<UnitScores> Tuner::gradient_scores(
         watched.push_back({i, Module(k), &probing.add(linear, std::move(probe))});
       }
     accumulate(micro_batches, stop);
-    numbers_.read(*m.backend);
-    numbers_.sum_of_losses();  // throws where one is not finite
+    numbers_.read(*m.backend);  // throws where a loss is not finite
     for (const Watched& w : watched)
       add_squares(*m.backend, m.config, w.module, w.probe->gradient(), scores[w.layer]);
     probing.remove();

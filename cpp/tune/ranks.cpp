@@ -92,8 +92,7 @@ Tuner::Totals Tuner::sum_over_ranks(const std::vector<std::vector<Sample>>& micr
     if (renewing()) share_projections();
   }
   run(std::move(batches), float(gradient_scale), share, stop);
-  numbers_.read(*model_->backend);
-  totals.loss = numbers_.sum_of_losses();
+  totals.loss = numbers_.read(*model_->backend);
   totals.stops = stop_asked;
   sum_gradients(&totals.loss, sizeof totals / sizeof(double));
   return totals;

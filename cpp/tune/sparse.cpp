@@ -36,8 +36,7 @@ void Tuner::calibrate_masks(const std::vector<std::vector<Sample>>& micro_batche
     } else {
       attach();
       accumulate(micro_batches, stop);
-      numbers_.read(backend);
-      numbers_.sum_of_losses();  // throws where one is not finite
+      numbers_.read(backend);  // throws where a loss is not finite
     }
     end(true);
   } catch (...) {
@@ -54,9 +53,8 @@ void Tuner::score_samples(const std::vector<std::vector<Sample>>& micro_batches,
       numbers_.expect(*model_->backend,
                       {pack({micro_batches[i][s]}, model_->config.vocab_size)});
       micro_step(numbers_.batches()[0], numbers_.losses(0), int(i), {}, 1, stop);
-      numbers_.read(*model_->backend);
       try {
-        numbers_.sum_of_losses();
+        numbers_.read(*model_->backend);
       } catch (const NotFinite& e) {
         throw NotFinite(e.what(), int(i), int(s));
       }

@@ -100,8 +100,7 @@ void Tuner::run(std::vector<Batch> batches, float gradient_scale, Share share,
 }
 
 void Tuner::finish(StepResult& result) {
-  numbers_.read(*model_->backend);
-  const double sum = numbers_.sum_of_losses();
+  const double sum = numbers_.read(*model_->backend);
   if (!ranks_) result.loss = sum / double(result.tokens);
 }
 

@@ -44,12 +44,9 @@ Clipping StepNumbers::clipping(double max_norm) const {
   return {squares(), max_norm};
 }
 
-void StepNumbers::read(Backend& backend) {
+double StepNumbers::read(Backend& backend) {
   host_.resize(kHeader + size_t(begins_.back()) * sizeof(float));
   backend.download(host_.data(), storage_.data(), host_.size());
-}
-
-double StepNumbers::sum_of_losses() const {
   double sum = 0;
   const auto* losses = reinterpret_cast<const float*>(host_.data() + kHeader);
   for (size_t i = 0; i < batches_.size(); ++i) {

@@ -30,10 +30,9 @@ class StepNumbers {
   /// For updates after sum_squares().
   Clipping clipping(double max_norm) const;
 
-  /// Waits for all that is queued; the next two tell what it has brought. They throw
-  /// NotFinite.
-  void read(Backend& backend);
-  double sum_of_losses() const;
+  /// Waits for all that is queued; returns the sum of losses. Throws NotFinite.
+  double read(Backend& backend);
+  /// As of then. Throws NotFinite.
   double gradient_norm() const;
 
  private:

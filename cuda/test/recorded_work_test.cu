@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "cuda/emulation/device.h"
+#include "cuda/ops.h"
 #include "cuda/test/backends.h"
 
 using namespace s2ft;
@@ -157,6 +158,41 @@ TEST(memory_freed_while_a_graph_is_captured_goes_afterwards) {
     }) == 1);
   }
   CHECK(b.backend->device_memory().held == before.held + (16 << 10));
+}
+
+// What a library puts on the stream is told by a list, all of which is compared.
+TEST(work_of_libraries_is_told_by_lists) {
+  const auto context = std::make_shared<cuda::Context>(0);
+  cuda::Repeats& repeats = context->repeats();
+  const Buffer memory = context->allocate(2 * sizeof(float));
+  const Mat y = mat(memory.data(), DType::f32, 1, 1),
+            x = mat(y.as<float>() + 1, DType::f32, 1, 1);
+  const float one = 1;
+  context->upload(x.data, &one, sizeof one);
+  int ran = 0;
+  uint64_t graphs = 0;
+  const auto run = [&](const std::vector<uint64_t>& what) {
+    const uint64_t before = graphs_started();
+    repeats.run(3, [&] {
+      cuda::zero(*context, y);
+      ran += repeats.proceed(cuda::Repeats::Tag::attention, what);
+      cuda::add(*context, y, x);
+    });
+    graphs = graphs_started() - before;
+    float got = 0;
+    context->download(&got, y.data, sizeof got);
+    CHECK(got == 1);
+  };
+  // Seen, written down, captured; the library is asked to do its part each time.
+  for (int i = 1; i <= 3; ++i) {
+    run({1, 2, 3});
+    CHECK(ran == i);
+  }
+  CHECK(graphs == 1);
+  run({1, 2, 3});
+  CHECK(graphs == 1 && ran == 3);
+  run({1, 2, 4});
+  CHECK(graphs == 0 && ran == 4);
 }
 
 TEST(many_shapes_are_not_kept_for_ever) {

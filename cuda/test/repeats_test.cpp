@@ -86,10 +86,14 @@ class Twins {
 
   /// Losses tell of a difference one step later; this tells of it now.
   ~Twins() {
-    for (size_t i = 0; i < a_->parameters().size(); ++i) {
-      const Parameter &p = *a_->parameters()[i], &q = *b_->parameters()[i];
-      CHECK(a_->gradient(p) == b_->gradient(q));
-      CHECK(a_->values(p) == b_->values(q));
+    try {
+      for (size_t i = 0; i < a_->parameters().size(); ++i) {
+        const Parameter &p = *a_->parameters()[i], &q = *b_->parameters()[i];
+        CHECK(a_->gradient(p) == b_->gradient(q));
+        CHECK(a_->values(p) == b_->values(q));
+      }
+    } catch (const std::exception& e) {
+      fail(__FILE__, __LINE__, std::string("comparing threw ") + e.what());
     }
   }
 
